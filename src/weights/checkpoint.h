@@ -11,7 +11,7 @@
 
 namespace videre {
 
-/// Thread-safe once loaded, but for `missing`-style bookkeeping done while models are built.
+/// Thread-safe once loaded, but for the record of used names, which building a model writes.
 class Checkpoint {
  public:
   /// `model.safetensors`, or the shards named by `model.safetensors.index.json`. Errors list missing shards, tensors
