@@ -1,5 +1,5 @@
-// What is asked: a conversation (or a prompt) with its media, and how to sample. Plain values; copying a
-// request is cheap but for text, since media bytes are shared.
+// What is asked: a conversation (or a prompt) with its media, and how to sample. Plain values;
+// copying a request is cheap but for text, since media bytes are shared.
 #pragma once
 
 #include <array>
@@ -22,8 +22,8 @@ struct RgbFrames {
   std::optional<int64_t> total_num_frames;
 };
 
-/// One picture or clip: by URL (http, https, data, file), as an encoded file, or decoded. Exactly one is set; none at
-/// all is a bare placeholder, good for rendering the template only.
+/// One picture or clip: by URL (http, https, data, file), as an encoded file, or decoded. Exactly
+/// one is set; none at all is a bare placeholder, good for rendering the template only.
 struct MediaItem {
   std::string url;
   std::shared_ptr<const std::vector<uint8_t>> bytes;
@@ -56,15 +56,16 @@ struct ChatMessage {
   std::string tool_call_id;
 };
 
-/// How media are read (`media_io_kwargs`). Unset fields take the server's defaults; giving only one of
-/// `fps` and `num_frames` drops the server's other one.
+/// How media are read (`media_io_kwargs`). Unset fields take the server's defaults; giving only one
+/// of `fps` and `num_frames` drops the server's other one.
 struct MediaIoOptions {
   std::optional<double> fps;
   std::optional<int64_t> num_frames;
   std::optional<std::string> video_backend;
   std::optional<double> max_duration_s;
   std::optional<bool> frame_recovery;
-  std::optional<std::vector<int64_t>> frames_indices;  ///< data:video/jpeg lists only, as the next three
+  std::optional<std::vector<int64_t>>
+      frames_indices;  ///< data:video/jpeg lists only, as the next three
   std::optional<int64_t> total_num_frames;
   std::optional<double> duration_s;
   std::optional<bool> do_sample_frames;
@@ -74,8 +75,8 @@ struct MediaIoOptions {
 
 /// How media become tokens (`mm_processor_kwargs`).
 struct ProcessorOptions {
-  std::optional<int> max_num_tiles;           ///< 1..64; pictures only
-  std::optional<double> video_pruning_rate;   ///< [0, 1); 0 is off
+  std::optional<int> max_num_tiles;          ///< 1..64; pictures only
+  std::optional<double> video_pruning_rate;  ///< [0, 1); 0 is off
 };
 
 /// Unset fields take the checkpoint's generation_config, else the defaults in brackets.
@@ -87,7 +88,7 @@ struct SamplingParams {
   std::optional<double> min_p;               ///< [0.0]
   std::optional<double> repetition_penalty;  ///< [1.0]
   double presence_penalty = 0, frequency_penalty = 0;
-  std::optional<int64_t> max_tokens;         ///< [all remaining context]
+  std::optional<int64_t> max_tokens;  ///< [all remaining context]
   int64_t min_tokens = 0;
   std::optional<int64_t> seed;
   std::vector<std::string> stop;
@@ -95,14 +96,14 @@ struct SamplingParams {
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
   bool skip_special_tokens = true;
-  int64_t num_logprobs = -1;                 ///< -1 none; 0 the sampled token's; n the top n too
+  int64_t num_logprobs = -1;  ///< -1 none; 0 the sampled token's; n the top n too
   std::vector<std::pair<int64_t, double>> logit_bias;
-  std::vector<int64_t> allowed_token_ids;    ///< empty = all
+  std::vector<int64_t> allowed_token_ids;  ///< empty = all
   std::vector<std::string> bad_words;
 };
 
-/// One request. The prompt is `messages`, or `prompt` (with `media` for its placeholders, in order), or
-/// `prompt_token_ids`.
+/// One request. The prompt is `messages`, or `prompt` (with `media` for its placeholders, in
+/// order), or `prompt_token_ids`.
 struct Request {
   std::vector<ChatMessage> messages;
   std::string tools_json;                 ///< JSON array as text, or ""

@@ -9,8 +9,8 @@
 
 namespace videre {
 
-/// What went wrong, in the terms of whoever must act on it. One table (`error_status`) maps these to
-/// HTTP statuses and process exit codes.
+/// What went wrong, in the terms of whoever must act on it. One table (`error_status`) maps these
+/// to HTTP statuses and process exit codes.
 enum class ErrorCode {
   kInvalidArgument,  ///< The request or flag is wrong; repeating it will fail again.
   kNotFound,         ///< No such model, route or file.
@@ -25,8 +25,8 @@ enum class ErrorCode {
   kInternal,         ///< A fault of Videre's; the sentence says where.
 };
 
-/// `message` says what was seen, what was expected and what to do. It holds no stack, no address and
-/// no text of a decoding library. `param` names the field or flag at fault, or is empty.
+/// `message` says what was seen, what was expected and what to do. It holds no stack, no address
+/// and no text of a decoding library. `param` names the field or flag at fault, or is empty.
 struct Error {
   ErrorCode code = ErrorCode::kInternal;
   std::string message;
@@ -46,7 +46,8 @@ ErrorStatus error_status(ErrorCode code);
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit by design
+  Result(T value)
+      : state_(std::in_place_index<0>, std::move(value)) {}  // NOLINT: implicit by design
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT
 
   bool ok() const { return state_.index() == 0; }
@@ -83,8 +84,8 @@ using Status = Result<void>;
 }  // namespace videre
 
 /// Returns the error of `expr` (a Result) from the enclosing function, or goes on.
-#define VIDERE_RETURN_IF_ERROR(expr)                     \
-  do {                                                   \
+#define VIDERE_RETURN_IF_ERROR(expr)                                  \
+  do {                                                                \
     if (auto status_ = (expr); !status_.ok()) return status_.error(); \
   } while (0)
 
@@ -92,8 +93,7 @@ using Status = Result<void>;
 #define VIDERE_CONCAT_(a, b) VIDERE_CONCAT_INNER_(a, b)
 
 /// `VIDERE_ASSIGN_OR_RETURN(auto x, f());` declares x from a Result, or returns its error.
-#define VIDERE_ASSIGN_OR_RETURN(decl, expr)                                       \
-  auto VIDERE_CONCAT_(result_, __LINE__) = (expr);                                \
-  if (!VIDERE_CONCAT_(result_, __LINE__).ok())                                    \
-    return VIDERE_CONCAT_(result_, __LINE__).error();                             \
+#define VIDERE_ASSIGN_OR_RETURN(decl, expr)                                                      \
+  auto VIDERE_CONCAT_(result_, __LINE__) = (expr);                                               \
+  if (!VIDERE_CONCAT_(result_, __LINE__).ok()) return VIDERE_CONCAT_(result_, __LINE__).error(); \
   decl = std::move(VIDERE_CONCAT_(result_, __LINE__)).value()

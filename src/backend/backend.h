@@ -1,10 +1,11 @@
-// Backend: all that a device must do, on one page. The public half checks shapes and dtypes once and calls
-// the virtual half; a fused op starts as a composition of plain ones (backend.cc), so that a new device is
-// right first and fast one override at a time. Ops know nothing of the model; `T` below is the activation
-// dtype, float32 or bfloat16: arithmetic is in float, results are rounded once to T.
+// Backend: all that a device must do, on one page. The public half checks shapes and dtypes once
+// and calls the virtual half; a fused op starts as a composition of plain ones (backend.cc), so
+// that a new device is right first and fast one override at a time. Ops know nothing of the model;
+// `T` below is the activation dtype, float32 or bfloat16: arithmetic is in float, results are
+// rounded once to T.
 //
-// One thread at a time may call a backend. Ops on one backend run in call order; results may be read after
-// `wait`. Nothing here allocates but `allocate` and `adopt`.
+// One thread at a time may call a backend. Ops on one backend run in call order; results may be
+// read after `wait`. Nothing here allocates but `allocate` and `adopt`.
 #pragma once
 
 #include <array>
@@ -20,9 +21,9 @@
 
 namespace videre {
 
-/// What a linear reads: rows in the format that its weight wants. The op before it writes this format, and
-/// linears that read the same input share it. Today `data` is [rows, K] of T; scaled 8- and 4-bit inputs
-/// use `scales` and other layouts.
+/// What a linear reads: rows in the format that its weight wants. The op before it writes this
+/// format, and linears that read the same input share it. Today `data` is [rows, K] of T; scaled 8-
+/// and 4-bit inputs use `scales` and other layouts.
 enum class OperandLayout { kRows };
 struct Operand {
   View data;
@@ -48,7 +49,8 @@ struct SsmInputs {
   float dt_min = 0, dt_max = 0;  // clamp after softplus; dt_max is usually infinity
 };
 
-/// How dissimilarities are rounded. kBFloat16 rounds where vLLM's bf16 tensors do, so that ties fall alike.
+/// How dissimilarities are rounded. kBFloat16 rounds where vLLM's bf16 tensors do, so that ties
+/// fall alike.
 enum class EvsArithmetic { kFloat32, kBFloat16 };
 
 using Observer = std::function<void(std::string_view name, ConstView view)>;
@@ -60,15 +62,17 @@ class Backend {
 
   // Memory. `allocate` gives zeros; large host tensors are backed by pages only when touched.
   virtual Tensor allocate(DType dtype, Shape shape) = 0;
-  /// Makes a mapped host tensor readable by ops: itself on the CPU, a copy owned by the backend elsewhere.
+  /// Makes a mapped host tensor readable by ops: itself on the CPU, a copy owned by the backend
+  /// elsewhere.
   virtual ConstView adopt(ConstView host) = 0;
   virtual void upload(View dst, const void* src) = 0;
   virtual void download(void* dst, ConstView src) = 0;  // waits
   virtual void zero(View x) = 0;
-  void copy(View dst, ConstView src);  // same shape; dtypes may differ; dims but the last may be strided
+  void copy(View dst,
+            ConstView src);  // same shape; dtypes may differ; dims but the last may be strided
 
-  // Steps. `run_step` runs `ops` now, or replays what it recorded for `key`; `submit` marks the end of the work
-  // queued so far and `wait` blocks until that is done.
+  // Steps. `run_step` runs `ops` now, or replays what it recorded for `key`; `submit` marks the end
+  // of the work queued so far and `wait` blocks until that is done.
   virtual void run_step(uint64_t key, const std::function<void()>& ops) { (void)key, ops(); }
   virtual uint64_t submit() { return 0; }
   virtual void wait(uint64_t ticket) { (void)ticket; }
@@ -84,54 +88,68 @@ class Backend {
   /// residual += x (rounded to its dtype), then out = rms_norm(residual).
   void add_rms_norm(Operand out, View residual, ConstView x, ConstView weight, float eps);
   void layer_norm(Operand out, ConstView x, ConstView weight, ConstView bias, float eps);
-  void add_layer_norm(Operand out, View residual, ConstView x, ConstView weight, ConstView bias, float eps);
-  /// v = y * silu(z); each run of `group_size` channels is normalised by its own mean square, times weight.
-  void gated_rms_norm(Operand out, ConstView y, ConstView z, ConstView weight, int group_size, float eps);
-  void add(View x, ConstView y);             // x += y
+  void add_layer_norm(Operand out, View residual, ConstView x, ConstView weight, ConstView bias,
+                      float eps);
+  /// v = y * silu(z); each run of `group_size` channels is normalised by its own mean square, times
+  /// weight.
+  void gated_rms_norm(Operand out, ConstView y, ConstView z, ConstView weight, int group_size,
+                      float eps);
+  void add(View x, ConstView y);                // x += y
   void scale_columns(View x, ConstView gamma);  // x[i, j] *= gamma[j]  (LayerScale)
-  void relu2(Operand out, ConstView x);      // relu(x)^2
-  void gelu(Operand out, ConstView x);       // erf form
+  void relu2(Operand out, ConstView x);         // relu(x)^2
+  void gelu(Operand out, ConstView x);          // erf form
 
   // Sequence mixers over a flat batch [tokens, ...] of many sequences.
-  /// Depthwise causal convolution over x [tokens, C] with weight [C, K], bias [C] or empty, then SiLU.
-  /// state [slots, K-1, C] holds the raw inputs before the step's first row, oldest first.
-  void causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state, const StepView& step);
-  /// y [tokens, heads*head_dim]; state [slots, heads, head_dim, state_size]. Long spans run in chunks cut at
-  /// absolute multiples of chunk_size, so a prompt cut there gives the same bits as in one piece.
+  /// Depthwise causal convolution over x [tokens, C] with weight [C, K], bias [C] or empty, then
+  /// SiLU. state [slots, K-1, C] holds the raw inputs before the step's first row, oldest first.
+  void causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state,
+                   const StepView& step);
+  /// y [tokens, heads*head_dim]; state [slots, heads, head_dim, state_size]. Long spans run in
+  /// chunks cut at absolute multiples of chunk_size, so a prompt cut there gives the same bits as
+  /// in one piece.
   void ssm_scan(View y, const SsmInputs& in, View state, const StepView& step);
   /// Writes k, v [tokens, kv_heads*head_dim] into caches [blocks, kv_heads, block_size, head_dim].
-  void append_kv(View k_cache, View v_cache, ConstView k, ConstView v, const AttentionParams& params,
-                 const StepView& step);
-  /// Causal attention of q [tokens, heads*head_dim] over the caches, context and this step's rows alike.
-  void paged_attention(View out, ConstView q, ConstView k_cache, ConstView v_cache, const AttentionParams& params,
-                       const StepView& step);
+  void append_kv(View k_cache, View v_cache, ConstView k, ConstView v,
+                 const AttentionParams& params, const StepView& step);
+  /// Causal attention of q [tokens, heads*head_dim] over the caches, context and this step's rows
+  /// alike.
+  void paged_attention(View out, ConstView q, ConstView k_cache, ConstView v_cache,
+                       const AttentionParams& params, const StepView& step);
 
   // Vision. `tiles` is the batch.
   /// out [tiles, 3, H, W] of T = (rgb / 255 - mean) / std, in float before the rounding.
-  void normalize_pixels(View out, ConstView rgb, std::array<float, 3> mean, std::array<float, 3> std);
+  void normalize_pixels(View out, ConstView rgb, std::array<float, 3> mean,
+                        std::array<float, 3> std);
   /// out [tiles, patches, 3*p*p], patch order row-major, values ordered (channel, y, x).
   void patchify(View out, ConstView pixels, int patch_size);
-  /// out [tiles, prefix + patches, E]: prefix [prefix, E] rows as they are, then patches + positions [patches, E].
+  /// out [tiles, prefix + patches, E]: prefix [prefix, E] rows as they are, then patches +
+  /// positions [patches, E].
   void assemble_tokens(View out, ConstView patches, ConstView positions, ConstView prefix);
   /// Full attention within each tile: qkv [tiles, tokens, 3E] -> out [tiles, tokens, E].
   void full_attention(View out, ConstView qkv, int num_heads, float scale);
-  /// x [tiles, rows*cols, E] (tiles may be strided) -> out [tiles, rows*cols/f^2, f*f*E]; `transposed` is ps_version v1.
+  /// x [tiles, rows*cols, E] (tiles may be strided) -> out [tiles, rows*cols/f^2, f*f*E];
+  /// `transposed` is ps_version v1.
   void pixel_shuffle(View out, ConstView x, int rows, int cols, int factor, bool transposed);
-  /// out [frames, tokens] float = 1 - cos(rows[f, t], row before it in time); rows [frames*tokens, H]. `previous`
-  /// [tokens, H] is the frame before the first, or empty: then the first frame gets 255.
-  void frame_dissimilarity(View out, ConstView rows, ConstView previous, int tokens_per_frame, EvsArithmetic arithmetic);
+  /// out [frames, tokens] float = 1 - cos(rows[f, t], row before it in time); rows [frames*tokens,
+  /// H]. `previous` [tokens, H] is the frame before the first, or empty: then the first frame gets
+  /// 255.
+  void frame_dissimilarity(View out, ConstView rows, ConstView previous, int tokens_per_frame,
+                           EvsArithmetic arithmetic);
 
   // Rows.
-  /// out[i] = table[token_ids[i] >= 0 ? token_ids[i] : last_tokens[-1 - token_ids[i]]]; int32 arrays on the device.
+  /// out[i] = table[token_ids[i] >= 0 ? token_ids[i] : last_tokens[-1 - token_ids[i]]]; int32
+  /// arrays on the device.
   void embed(View out, ConstView table, ConstView token_ids, ConstView last_tokens);
-  /// out[i] = src[rows[i]]; rows[i] < 0 leaves out[i] as it is (merging media rows, picking last rows).
+  /// out[i] = src[rows[i]]; rows[i] < 0 leaves out[i] as it is (merging media rows, picking last
+  /// rows).
   void gather_rows(View out, ConstView src, ConstView rows);
 
   // Sampling. logits [rows, vocab] float32.
   void edit_logits(View logits, std::span<const LogitEdit> edits);
   void penalize(View logits, std::span<const PenaltyRow> rows);
-  /// raw_logits: the rows before any edit, for logprobs; may be `logits` itself when nothing was edited.
-  /// last_tokens [slots] int32. `out` has one entry a row of `rows` and is valid after `wait`.
+  /// raw_logits: the rows before any edit, for logprobs; may be `logits` itself when nothing was
+  /// edited. last_tokens [slots] int32. `out` has one entry a row of `rows` and is valid after
+  /// `wait`.
   void sample(View logits, ConstView raw_logits, std::span<const SampleRow> rows, View last_tokens,
               std::span<SampledToken> out);
 
@@ -146,10 +164,14 @@ class Backend {
   virtual void do_copy(View dst, ConstView src) = 0;
   virtual void do_linear(View out, const Operand& x, const Weight& weight) = 0;
   virtual void do_rms_norm(Operand out, ConstView x, ConstView weight, float eps) = 0;
-  virtual void do_add_rms_norm(Operand out, View residual, ConstView x, ConstView weight, float eps);
-  virtual void do_layer_norm(Operand out, ConstView x, ConstView weight, ConstView bias, float eps) = 0;
-  virtual void do_add_layer_norm(Operand out, View residual, ConstView x, ConstView weight, ConstView bias, float eps);
-  virtual void do_gated_rms_norm(Operand out, ConstView y, ConstView z, ConstView weight, int group_size, float eps) = 0;
+  virtual void do_add_rms_norm(Operand out, View residual, ConstView x, ConstView weight,
+                               float eps);
+  virtual void do_layer_norm(Operand out, ConstView x, ConstView weight, ConstView bias,
+                             float eps) = 0;
+  virtual void do_add_layer_norm(Operand out, View residual, ConstView x, ConstView weight,
+                                 ConstView bias, float eps);
+  virtual void do_gated_rms_norm(Operand out, ConstView y, ConstView z, ConstView weight,
+                                 int group_size, float eps) = 0;
   virtual void do_add(View x, ConstView y) = 0;
   virtual void do_scale_columns(View x, ConstView gamma) = 0;
   virtual void do_relu2(Operand out, ConstView x) = 0;
@@ -157,31 +179,35 @@ class Backend {
   virtual void do_causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state,
                               const StepView& step) = 0;
   virtual void do_ssm_scan(View y, const SsmInputs& in, View state, const StepView& step) = 0;
-  virtual void do_append_kv(View k_cache, View v_cache, ConstView k, ConstView v, const AttentionParams& params,
-                            const StepView& step) = 0;
+  virtual void do_append_kv(View k_cache, View v_cache, ConstView k, ConstView v,
+                            const AttentionParams& params, const StepView& step) = 0;
   virtual void do_paged_attention(View out, ConstView q, ConstView k_cache, ConstView v_cache,
                                   const AttentionParams& params, const StepView& step) = 0;
-  virtual void do_normalize_pixels(View out, ConstView rgb, std::array<float, 3> mean, std::array<float, 3> std) = 0;
+  virtual void do_normalize_pixels(View out, ConstView rgb, std::array<float, 3> mean,
+                                   std::array<float, 3> std) = 0;
   virtual void do_patchify(View out, ConstView pixels, int patch_size) = 0;
-  virtual void do_assemble_tokens(View out, ConstView patches, ConstView positions, ConstView prefix) = 0;
+  virtual void do_assemble_tokens(View out, ConstView patches, ConstView positions,
+                                  ConstView prefix) = 0;
   virtual void do_full_attention(View out, ConstView qkv, int num_heads, float scale) = 0;
-  virtual void do_pixel_shuffle(View out, ConstView x, int rows, int cols, int factor, bool transposed) = 0;
-  virtual void do_frame_dissimilarity(View out, ConstView rows, ConstView previous, int tokens_per_frame,
-                                      EvsArithmetic arithmetic) = 0;
+  virtual void do_pixel_shuffle(View out, ConstView x, int rows, int cols, int factor,
+                                bool transposed) = 0;
+  virtual void do_frame_dissimilarity(View out, ConstView rows, ConstView previous,
+                                      int tokens_per_frame, EvsArithmetic arithmetic) = 0;
   virtual void do_embed(View out, ConstView table, ConstView token_ids, ConstView last_tokens) = 0;
   virtual void do_gather_rows(View out, ConstView src, ConstView rows) = 0;
   virtual void do_edit_logits(View logits, std::span<const LogitEdit> edits) = 0;
   virtual void do_penalize(View logits, std::span<const PenaltyRow> rows) = 0;
-  virtual void do_sample(View logits, ConstView raw_logits, std::span<const SampleRow> rows, View last_tokens,
-                         std::span<SampledToken> out) = 0;
+  virtual void do_sample(View logits, ConstView raw_logits, std::span<const SampleRow> rows,
+                         View last_tokens, std::span<SampledToken> out) = 0;
 
  private:
   Observer observer_;
 };
 
 struct CpuOptions {
-  int num_threads = 0;       // 0 = one a core
-  std::string_view isa;      // "" = best the machine has; "plain", "avx2", "avx512" for tests and benches
+  int num_threads = 0;  // 0 = one a core
+  std::string_view
+      isa;  // "" = best the machine has; "plain", "avx2", "avx512" for tests and benches
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 

@@ -30,9 +30,10 @@ class CheckStream {
 
 #define VIDERE_CHECK(condition) \
   while (!(condition)) ::videre::internal::CheckStream(__FILE__, __LINE__, #condition)
-#define VIDERE_CHECK_OP_(a, op, b)                                                       \
-  while (!((a)op(b)))                                                                    \
-  ::videre::internal::CheckStream(__FILE__, __LINE__, #a " " #op " " #b) << "(" << (a) << " vs " << (b) << ") "
+#define VIDERE_CHECK_OP_(a, op, b)                                       \
+  while (!((a)op(b)))                                                    \
+  ::videre::internal::CheckStream(__FILE__, __LINE__, #a " " #op " " #b) \
+      << "(" << (a) << " vs " << (b) << ") "
 #define VIDERE_CHECK_EQ(a, b) VIDERE_CHECK_OP_(a, ==, b)
 #define VIDERE_CHECK_NE(a, b) VIDERE_CHECK_OP_(a, !=, b)
 #define VIDERE_CHECK_LE(a, b) VIDERE_CHECK_OP_(a, <=, b)
@@ -41,7 +42,8 @@ class CheckStream {
 #define VIDERE_CHECK_GT(a, b) VIDERE_CHECK_OP_(a, >, b)
 
 #ifdef NDEBUG
-#define VIDERE_DCHECK(condition) while (false && (condition)) ::videre::internal::CheckStream(__FILE__, __LINE__, "")
+#define VIDERE_DCHECK(condition) \
+  while (false && (condition)) ::videre::internal::CheckStream(__FILE__, __LINE__, "")
 #else
 #define VIDERE_DCHECK(condition) VIDERE_CHECK(condition)
 #endif

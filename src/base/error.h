@@ -1,4 +1,5 @@
-// Short makers for Error values: `return invalid_argument("temperature", "temperature is {}; ...", t);`
+// Short makers for Error values: `return invalid_argument("temperature", "temperature is {}; ...",
+// t);`
 #pragma once
 
 #include <fmt/format.h>
@@ -8,14 +9,16 @@
 namespace videre {
 
 template <typename... Args>
-Error make_error(ErrorCode code, std::string param, fmt::format_string<Args...> format, Args&&... args) {
+Error make_error(ErrorCode code, std::string param, fmt::format_string<Args...> format,
+                 Args&&... args) {
   return Error{code, fmt::format(format, std::forward<Args>(args)...), std::move(param)};
 }
 
 /// `param` is the field or flag at fault, "" when there is none.
 template <typename... Args>
 Error invalid_argument(std::string param, fmt::format_string<Args...> format, Args&&... args) {
-  return make_error(ErrorCode::kInvalidArgument, std::move(param), format, std::forward<Args>(args)...);
+  return make_error(ErrorCode::kInvalidArgument, std::move(param), format,
+                    std::forward<Args>(args)...);
 }
 
 template <typename... Args>

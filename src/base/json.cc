@@ -47,11 +47,21 @@ void append_string(std::string& out, std::string_view text) {
   out += '"';
   for (const char c : text) {
     switch (c) {
-      case '"': out += "\\\""; break;
-      case '\\': out += "\\\\"; break;
-      case '\n': out += "\\n"; break;
-      case '\r': out += "\\r"; break;
-      case '\t': out += "\\t"; break;
+      case '"':
+        out += "\\\"";
+        break;
+      case '\\':
+        out += "\\\\";
+        break;
+      case '\n':
+        out += "\\n";
+        break;
+      case '\r':
+        out += "\\r";
+        break;
+      case '\t':
+        out += "\\t";
+        break;
       default:
         if (static_cast<unsigned char>(c) < 0x20) {
           out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
@@ -65,10 +75,18 @@ void append_string(std::string& out, std::string_view text) {
 
 void append(std::string& out, const json::value& value) {
   switch (value.kind()) {
-    case json::kind::null: out += "null"; break;
-    case json::kind::bool_: out += value.get_bool() ? "true" : "false"; break;
-    case json::kind::int64: out += std::to_string(value.get_int64()); break;
-    case json::kind::uint64: out += std::to_string(value.get_uint64()); break;
+    case json::kind::null:
+      out += "null";
+      break;
+    case json::kind::bool_:
+      out += value.get_bool() ? "true" : "false";
+      break;
+    case json::kind::int64:
+      out += std::to_string(value.get_int64());
+      break;
+    case json::kind::uint64:
+      out += std::to_string(value.get_uint64());
+      break;
     case json::kind::double_: {
       const double number = value.get_double();
       if (!std::isfinite(number)) {
@@ -78,10 +96,13 @@ void append(std::string& out, const json::value& value) {
       char buffer[32];
       const auto end = std::to_chars(buffer, buffer + sizeof buffer, number).ptr;
       out.append(buffer, end);
-      if (std::string_view(buffer, end - buffer).find_first_of(".e") == std::string_view::npos) out += ".0";
+      if (std::string_view(buffer, end - buffer).find_first_of(".e") == std::string_view::npos)
+        out += ".0";
       break;
     }
-    case json::kind::string: append_string(out, value.get_string()); break;
+    case json::kind::string:
+      append_string(out, value.get_string());
+      break;
     case json::kind::array: {
       out += '[';
       bool first = true;
@@ -111,10 +132,11 @@ void append(std::string& out, const json::value& value) {
 
 }  // namespace
 
-Result<json::value> parse_json(std::string_view text, std::string_view what, const JsonOptions& options) {
+Result<json::value> parse_json(std::string_view text, std::string_view what,
+                               const JsonOptions& options) {
   if (text.size() > options.max_size_bytes) {
-    return make_error(ErrorCode::kTooLarge, "", "{} is {} bytes; at most {} are read", what, text.size(),
-                      options.max_size_bytes);
+    return make_error(ErrorCode::kTooLarge, "", "{} is {} bytes; at most {} are read", what,
+                      text.size(), options.max_size_bytes);
   }
   if (text.substr(0, 3) == "\xEF\xBB\xBF") text.remove_prefix(3);
   std::string quoted;
@@ -125,7 +147,8 @@ Result<json::value> parse_json(std::string_view text, std::string_view what, con
   boost::system::error_code error;
   size_t used = parser.write(source.data(), source.size(), error);
   if (error) {
-    return invalid_argument("", "{} is not valid JSON: {} near byte {}", what, error.message(), used);
+    return invalid_argument("", "{} is not valid JSON: {} near byte {}", what, error.message(),
+                            used);
   }
   return parser.release();
 }
@@ -138,9 +161,12 @@ std::string to_json(const json::value& value) {
 
 std::optional<double> json_number(const json::value& value) {
   switch (value.kind()) {
-    case json::kind::int64: return static_cast<double>(value.get_int64());
-    case json::kind::uint64: return static_cast<double>(value.get_uint64());
-    case json::kind::double_: return value.get_double();
+    case json::kind::int64:
+      return static_cast<double>(value.get_int64());
+    case json::kind::uint64:
+      return static_cast<double>(value.get_uint64());
+    case json::kind::double_:
+      return value.get_double();
     case json::kind::string: {
       const std::string_view text = value.get_string();
       if (text == "Infinity") return std::numeric_limits<double>::infinity();
@@ -151,7 +177,8 @@ std::optional<double> json_number(const json::value& value) {
     case json::kind::object:  // {"__float__": "Infinity"}
       if (const json::value* inner = json_find(value, "__float__")) return json_number(*inner);
       return std::nullopt;
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
 }
 

@@ -17,10 +17,11 @@ namespace {
 Result<int> open_regular(const std::string& path, int64_t& size) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
-    const ErrorCode code = errno == ENOENT || errno == ENOTDIR ? ErrorCode::kNotFound : ErrorCode::kInvalidModel;
+    const ErrorCode code =
+        errno == ENOENT || errno == ENOTDIR ? ErrorCode::kNotFound : ErrorCode::kInvalidModel;
     return make_error(code, "", "cannot open {}: {}", path, std::strerror(errno));
   }
-  struct stat info {};
+  struct stat info{};
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd);
     return invalid_model("{} is not a regular file", path);
@@ -66,7 +67,8 @@ Result<std::string> read_text_file(const std::string& path, size_t max_bytes) {
   VIDERE_ASSIGN_OR_RETURN(const int fd, open_regular(path, size));
   if (static_cast<uint64_t>(size) > max_bytes) {
     ::close(fd);
-    return make_error(ErrorCode::kTooLarge, "", "{} is {} bytes; at most {} are read", path, size, max_bytes);
+    return make_error(ErrorCode::kTooLarge, "", "{} is {} bytes; at most {} are read", path, size,
+                      max_bytes);
   }
   std::string text(static_cast<size_t>(size), '\0');
   size_t used = 0;
@@ -77,7 +79,8 @@ Result<std::string> read_text_file(const std::string& path, size_t max_bytes) {
     used += static_cast<size_t>(got);
   }
   ::close(fd);
-  if (used != text.size()) return invalid_model("{} ended after {} of {} bytes", path, used, text.size());
+  if (used != text.size())
+    return invalid_model("{} ended after {} of {} bytes", path, used, text.size());
   return text;
 }
 

@@ -14,7 +14,8 @@ namespace videre {
 namespace {
 
 constexpr size_t kMaxConfigBytes = 16u << 20;
-constexpr int64_t kMaxDim = 1 << 24;  // larger sizes overflow products long before any real model has them
+constexpr int64_t kMaxDim =
+    1 << 24;  // larger sizes overflow products long before any real model has them
 
 // One JSON object with its name, so that errors can say `llm_config.hidden_size`.
 class Reader {
@@ -30,20 +31,25 @@ class Reader {
     }
     return nullptr;
   }
-  std::string path(std::string_view key) const { return name_.empty() ? std::string(key) : name_ + "." + std::string(key); }
+  std::string path(std::string_view key) const {
+    return name_.empty() ? std::string(key) : name_ + "." + std::string(key);
+  }
 
-  std::optional<int64_t> integer(std::initializer_list<std::string_view> keys, int64_t low, int64_t high) {
+  std::optional<int64_t> integer(std::initializer_list<std::string_view> keys, int64_t low,
+                                 int64_t high) {
     const json::value* value = find(keys);
     if (!value) return std::nullopt;
     const auto number = json_number(*value);
     if (!number || *number != std::floor(*number) || *number < static_cast<double>(low) ||
         *number > static_cast<double>(high)) {
-      fail("{} is {}; a whole number from {} to {} is expected", path(*keys.begin()), to_json(*value), low, high);
+      fail("{} is {}; a whole number from {} to {} is expected", path(*keys.begin()),
+           to_json(*value), low, high);
       return std::nullopt;
     }
     return static_cast<int64_t>(*number);
   }
-  int required(std::initializer_list<std::string_view> keys, int64_t low = 1, int64_t high = kMaxDim) {
+  int required(std::initializer_list<std::string_view> keys, int64_t low = 1,
+               int64_t high = kMaxDim) {
     const auto value = integer(keys, low, high);
     if (!value) fail("config.json lacks {}", path(*keys.begin()));
     return static_cast<int>(value.value_or(low));
@@ -90,7 +96,8 @@ class Reader {
  private:
   const json::value* object_;
   std::string name_;
-  std::shared_ptr<std::optional<Error>> error_ = std::make_shared<std::optional<Error>>();  // the first one
+  std::shared_ptr<std::optional<Error>> error_ =
+      std::make_shared<std::optional<Error>>();  // the first one
 };
 
 std::vector<LayerKind> read_pattern(Reader& llm) {
@@ -100,35 +107,49 @@ std::vector<LayerKind> read_pattern(Reader& llm) {
     if (list && list->is_array()) {
       for (const json::value& item : list->get_array()) {
         const std::string_view kind = item.is_string() ? std::string_view(item.get_string()) : "";
-        if (kind == "mamba" || kind == "linear_attention") pattern += 'M';
-        else if (kind == "attention" || kind == "full_attention") pattern += '*';
-        else if (kind == "mlp") pattern += '-';
-        else if (kind == "moe") pattern += 'E';
-        else llm.fail("{} holds {}; mamba, attention or mlp is expected", llm.path("layers_block_type"), to_json(item));
+        if (kind == "mamba" || kind == "linear_attention")
+          pattern += 'M';
+        else if (kind == "attention" || kind == "full_attention")
+          pattern += '*';
+        else if (kind == "mlp")
+          pattern += '-';
+        else if (kind == "moe")
+          pattern += 'E';
+        else
+          llm.fail("{} holds {}; mamba, attention or mlp is expected",
+                   llm.path("layers_block_type"), to_json(item));
       }
     }
   }
   if (pattern.empty()) llm.fail("config.json lacks {}", llm.path("hybrid_override_pattern"));
-  if (pattern.size() > 4096) llm.fail("{} has {} blocks", llm.path("hybrid_override_pattern"), pattern.size());
+  if (pattern.size() > 4096)
+    llm.fail("{} has {} blocks", llm.path("hybrid_override_pattern"), pattern.size());
   std::vector<LayerKind> kinds;
   for (const char c : pattern) {
     switch (c) {
-      case 'M': kinds.push_back(LayerKind::kMamba2); break;
-      case '*': kinds.push_back(LayerKind::kAttention); break;
-      case '-': kinds.push_back(LayerKind::kMlp); break;
+      case 'M':
+        kinds.push_back(LayerKind::kMamba2);
+        break;
+      case '*':
+        kinds.push_back(LayerKind::kAttention);
+        break;
+      case '-':
+        kinds.push_back(LayerKind::kMlp);
+        break;
       case 'E':
         llm.fail("{} has a mixture-of-experts block (E); only M, * and - blocks run here",
                  llm.path("hybrid_override_pattern"));
         return {};
       default:
-        llm.fail("{} has the block '{}'; M, * and - are known", llm.path("hybrid_override_pattern"), c);
+        llm.fail("{} has the block '{}'; M, * and - are known", llm.path("hybrid_override_pattern"),
+                 c);
         return {};
     }
   }
   if (const auto count = llm.integer({"num_hidden_layers"}, 1, 4096);
       count && *count != static_cast<int64_t>(kinds.size())) {
-    llm.fail("{} is {} but the pattern \"{}\" has {} blocks", llm.path("num_hidden_layers"), *count, pattern,
-             kinds.size());
+    llm.fail("{} is {} but the pattern \"{}\" has {} blocks", llm.path("num_hidden_layers"), *count,
+             pattern, kinds.size());
   }
   return kinds;
 }
@@ -147,9 +168,12 @@ LanguageConfig read_language(Reader& llm) {
     llm.fail("config.json has neither llm_config nor text_config");
     return out;
   }
-  for (const std::string_view field : {"n_routed_experts", "num_experts", "moe_intermediate_size", "num_experts_per_tok"}) {
-    if (const json::value* value = llm.find({field}); value && json_number(*value).value_or(0) > 0) {
-      llm.fail("{} gives away a mixture-of-experts model; only the dense 12B family runs here", llm.path(field));
+  for (const std::string_view field :
+       {"n_routed_experts", "num_experts", "moe_intermediate_size", "num_experts_per_tok"}) {
+    if (const json::value* value = llm.find({field});
+        value && json_number(*value).value_or(0) > 0) {
+      llm.fail("{} gives away a mixture-of-experts model; only the dense 12B family runs here",
+               llm.path(field));
       return out;
     }
   }
@@ -162,29 +186,35 @@ LanguageConfig read_language(Reader& llm) {
   out.head_dim = llm.required({"head_dim", "attention_head_dim"}, 1, 1024);
   out.mamba_num_heads = llm.required({"mamba_num_heads"});
   out.mamba_head_dim = llm.required({"mamba_head_dim"}, 1, 4096);
-  out.ssm_state_size = llm.required({"ssm_state_size", "mamba_state_dim", "mamba_d_state"}, 1, 4096);
+  out.ssm_state_size =
+      llm.required({"ssm_state_size", "mamba_state_dim", "mamba_d_state"}, 1, 4096);
   out.n_groups = llm.required({"n_groups", "mamba_n_groups", "mamba_num_groups"});
   out.conv_kernel = llm.required({"conv_kernel", "mamba_d_conv"}, 1, 64);
-  out.chunk_size = static_cast<int>(llm.integer({"chunk_size", "mamba_chunk_size"}, 1, 4096).value_or(128));
-  out.layer_norm_epsilon =
-      static_cast<float>(llm.number({"layer_norm_epsilon", "rms_norm_eps", "norm_eps"}).value_or(1e-5));
+  out.chunk_size =
+      static_cast<int>(llm.integer({"chunk_size", "mamba_chunk_size"}, 1, 4096).value_or(128));
+  out.layer_norm_epsilon = static_cast<float>(
+      llm.number({"layer_norm_epsilon", "rms_norm_eps", "norm_eps"}).value_or(1e-5));
   out.residual_in_fp32 = llm.boolean("residual_in_fp32", false);
   out.tie_word_embeddings = llm.boolean("tie_word_embeddings", false);
-  out.use_conv_bias = llm.boolean(llm.has("use_conv_bias") ? "use_conv_bias" : "mamba_conv_bias", true);
-  out.max_position_embeddings = llm.integer({"max_position_embeddings"}, 1, int64_t{1} << 40).value_or(131072);
+  out.use_conv_bias =
+      llm.boolean(llm.has("use_conv_bias") ? "use_conv_bias" : "mamba_conv_bias", true);
+  out.max_position_embeddings =
+      llm.integer({"max_position_embeddings"}, 1, int64_t{1} << 40).value_or(131072);
   out.mamba_ssm_cache_dtype = llm.text({"mamba_ssm_cache_dtype"}, "");
   if (const json::value* limit = llm.find({"time_step_limit", "mamba_dt_limit"})) {
     const bool pair = limit->is_array() && limit->get_array().size() == 2;
     const auto low = pair ? json_number(limit->get_array()[0]) : std::nullopt;
     const auto high = pair ? json_number(limit->get_array()[1]) : std::nullopt;
     if (!low || !high || !(*low <= *high)) {
-      llm.fail("{} is {}; two rising numbers are expected", llm.path("time_step_limit"), to_json(*limit));
+      llm.fail("{} is {}; two rising numbers are expected", llm.path("time_step_limit"),
+               to_json(*limit));
     } else {
       out.time_step_min = static_cast<float>(*low);
       out.time_step_max = static_cast<float>(*high);
     }
   }
-  if (const std::string act = llm.text({"mamba_hidden_act"}, "silu"); act != "silu" && act != "swish") {
+  if (const std::string act = llm.text({"mamba_hidden_act"}, "silu");
+      act != "silu" && act != "swish") {
     llm.fail("{} is \"{}\"; silu is expected", llm.path("mamba_hidden_act"), act);
   }
   if (const std::string act = llm.text({"mlp_hidden_act"}, "relu2"); act != "relu2") {
@@ -192,7 +222,8 @@ LanguageConfig read_language(Reader& llm) {
   }
   if (llm.error()) return out;
   if (out.num_attention_heads % out.num_key_value_heads != 0) {
-    llm.fail("{} query heads do not divide among {} KV heads", out.num_attention_heads, out.num_key_value_heads);
+    llm.fail("{} query heads do not divide among {} KV heads", out.num_attention_heads,
+             out.num_key_value_heads);
   } else if (out.mamba_num_heads % out.n_groups != 0) {
     llm.fail("{} Mamba heads do not divide among {} groups", out.mamba_num_heads, out.n_groups);
   } else if (int64_t{out.mamba_num_heads} * out.mamba_head_dim > kMaxDim ||
@@ -221,24 +252,30 @@ VisionConfig read_vision(Reader& vision) {
     return out;
   }
   Reader args = vision.child({"args"});
-  for (const std::string_view field : {"feature_normalizer_config", "inter_feature_normalizer_config", "vitdet_window_size"}) {
+  for (const std::string_view field :
+       {"feature_normalizer_config", "inter_feature_normalizer_config", "vitdet_window_size"}) {
     refuse(vision, field, "this tower variant is not part of the family");
   }
-  for (const std::string_view field : {"min_num_patches", "max_num_patches", "video_temporal_patch_size"}) {
+  for (const std::string_view field :
+       {"min_num_patches", "max_num_patches", "video_temporal_patch_size"}) {
     if (args.has(field) || vision.has(field)) {
-      vision.fail("{} gives away the Omni tower (dynamic resolution, temporal patches); only the 12B family runs here",
-                  args.path(field));
+      vision.fail(
+          "{} gives away the Omni tower (dynamic resolution, temporal patches); only the 12B "
+          "family runs here",
+          args.path(field));
     }
   }
   const std::string name = args.text({"model"}, "");
-  const auto table = std::find_if(std::begin(kTowers), std::end(kTowers), [&](const TowerSize& tower) {
-    return name == tower.name || name == std::string(tower.name) + "_patch16_224";
-  });
+  const auto table =
+      std::find_if(std::begin(kTowers), std::end(kTowers), [&](const TowerSize& tower) {
+        return name == tower.name || name == std::string(tower.name) + "_patch16_224";
+      });
   const bool known = table != std::end(kTowers);
   const auto field = [&](std::initializer_list<std::string_view> keys, int from_table) {
     const auto value = vision.integer(keys, 1, kMaxDim);
     if (!value && !known) {
-      vision.fail("vision_config gives neither {} nor a known args.model (\"{}\")", vision.path(*keys.begin()), name);
+      vision.fail("vision_config gives neither {} nor a known args.model (\"{}\")",
+                  vision.path(*keys.begin()), name);
     }
     return static_cast<int>(value.value_or(known ? from_table : 1));
   };
@@ -260,7 +297,8 @@ VisionConfig read_vision(Reader& vision) {
   if (!vision.error() && out.hidden_size % out.num_heads != 0) {
     vision.fail("vision width {} does not divide among {} heads", out.hidden_size, out.num_heads);
   }
-  if (!vision.error() && out.position_grid < 1) vision.fail("the position grid of vision_config is empty");
+  if (!vision.error() && out.position_grid < 1)
+    vision.fail("the position grid of vision_config is empty");
   return out;
 }
 
@@ -308,11 +346,13 @@ void read_strings(const json::value* value, std::vector<std::string>& out) {
 }
 
 std::string upper(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return std::toupper(c); });
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char c) { return std::toupper(c); });
   return text;
 }
 
-// Declared quantisation: `quantization_config` of config.json (top or inside llm_config), else hf_quant_config.json.
+// Declared quantisation: `quantization_config` of config.json (top or inside llm_config), else
+// hf_quant_config.json.
 void read_quantization(Reader& top, Reader& llm, Reader& hf, Config& out) {
   Reader inside = top.child({"quantization_config"});
   if (!inside) inside = llm.child({"quantization_config"});
@@ -327,7 +367,8 @@ void read_quantization(Reader& top, Reader& llm, Reader& hf, Config& out) {
     if (Reader scheme = inside.child({"kv_cache_scheme"}); scheme) {
       if (scheme.integer({"num_bits"}, 1, 64) == 8) out.kv_cache_quant_algo = "FP8";
     }
-    if (inside.has("kv_cache_quant_algo")) out.kv_cache_quant_algo = upper(inside.text({"kv_cache_quant_algo"}, ""));
+    if (inside.has("kv_cache_quant_algo"))
+      out.kv_cache_quant_algo = upper(inside.text({"kv_cache_quant_algo"}, ""));
   }
   if (outside) {
     declared[1] = upper(outside.text({"quant_algo"}, ""));
@@ -337,11 +378,14 @@ void read_quantization(Reader& top, Reader& llm, Reader& hf, Config& out) {
     }
   }
   if (!declared[0].empty() && !declared[1].empty() && declared[0] != declared[1]) {
-    top.fail("config.json declares quant_algo {} and hf_quant_config.json {}; which one holds is unknown", declared[0],
-             declared[1]);
+    top.fail(
+        "config.json declares quant_algo {} and hf_quant_config.json {}; which one holds is "
+        "unknown",
+        declared[0], declared[1]);
   }
   out.quant_algo = declared[0].empty() ? declared[1] : declared[0];
-  constexpr std::string_view kKnown[] = {"", "FP8", "NVFP4", "W4A16_NVFP4", "FP8_PER_CHANNEL_PER_TOKEN", "MIXED_PRECISION"};
+  constexpr std::string_view kKnown[] = {
+      "", "FP8", "NVFP4", "W4A16_NVFP4", "FP8_PER_CHANNEL_PER_TOKEN", "MIXED_PRECISION"};
   if (std::find(std::begin(kKnown), std::end(kKnown), out.quant_algo) == std::end(kKnown)) {
     top.fail("quant_algo {} is not read; FP8, NVFP4 and MIXED_PRECISION are", out.quant_algo);
   }
@@ -365,7 +409,8 @@ int LanguageConfig::count(LayerKind kind) const {
 }
 
 bool Config::excluded_from_quantization(const std::string& module) const {
-  // Entries are names or globs, with or without "language_model."; a plain entry also covers what lies under it.
+  // Entries are names or globs, with or without "language_model."; a plain entry also covers what
+  // lies under it.
   const auto matches = [](std::string_view pattern, std::string_view name) {
     size_t p = 0, n = 0, star = pattern.npos, mark = 0;
     while (n < name.size()) {
@@ -398,20 +443,26 @@ bool Config::excluded_from_quantization(const std::string& module) const {
 Result<Config> parse_config(std::string_view config_json, std::string_view generation_json,
                             std::string_view preprocessor_json, std::string_view hf_quant_json) {
   VIDERE_ASSIGN_OR_RETURN(const json::value config, parse_companion(config_json, "config.json"));
-  VIDERE_ASSIGN_OR_RETURN(const json::value generation, parse_companion(generation_json, "generation_config.json"));
-  VIDERE_ASSIGN_OR_RETURN(const json::value preprocessor, parse_companion(preprocessor_json, "preprocessor_config.json"));
-  VIDERE_ASSIGN_OR_RETURN(const json::value hf_quant, parse_companion(hf_quant_json, "hf_quant_config.json"));
+  VIDERE_ASSIGN_OR_RETURN(const json::value generation,
+                          parse_companion(generation_json, "generation_config.json"));
+  VIDERE_ASSIGN_OR_RETURN(const json::value preprocessor,
+                          parse_companion(preprocessor_json, "preprocessor_config.json"));
+  VIDERE_ASSIGN_OR_RETURN(const json::value hf_quant,
+                          parse_companion(hf_quant_json, "hf_quant_config.json"));
   Config out;
   Reader top(&config, "");
   const json::value* names = top.find({"architectures"});
   std::vector<std::string> architectures;
   read_strings(names, architectures);
-  if (std::find(architectures.begin(), architectures.end(), "NemotronH_Nano_VL_V2") == architectures.end()) {
-    return invalid_model("architectures is {}; Videre runs NemotronH_Nano_VL_V2", names ? to_json(*names) : "missing");
+  if (std::find(architectures.begin(), architectures.end(), "NemotronH_Nano_VL_V2") ==
+      architectures.end()) {
+    return invalid_model("architectures is {}; Videre runs NemotronH_Nano_VL_V2",
+                         names ? to_json(*names) : "missing");
   }
   for (const std::string_view field : {"sound_config", "audio_config", "sound_context_token_id"}) {
     if (top.has(field)) {
-      return invalid_model("{} gives away the Omni family; only the 12B vision-language family runs here", field);
+      return invalid_model(
+          "{} gives away the Omni family; only the 12B vision-language family runs here", field);
     }
   }
   Reader llm = top.child({"llm_config", "text_config"});
@@ -420,12 +471,15 @@ Result<Config> parse_config(std::string_view config_json, std::string_view gener
   out.vision = read_vision(vision);
 
   out.force_image_size = top.required({"force_image_size"}, 1, 8192);
-  out.patch_size = static_cast<int>(top.integer({"patch_size"}, 1, 256).value_or(out.vision.patch_size));
+  out.patch_size =
+      static_cast<int>(top.integer({"patch_size"}, 1, 256).value_or(out.vision.patch_size));
   const double ratio = top.number({"downsample_ratio"}).value_or(0.5);
   out.shuffle_factor = ratio > 0 && ratio <= 1 ? static_cast<int>(std::lround(1 / ratio)) : 0;
-  if (out.shuffle_factor < 1 || out.shuffle_factor > 64) top.fail("downsample_ratio is {}; from 1/64 to 1 is expected", ratio);
+  if (out.shuffle_factor < 1 || out.shuffle_factor > 64)
+    top.fail("downsample_ratio is {}; from 1/64 to 1 is expected", ratio);
   const std::string version = top.text({"ps_version"}, "v1");
-  if (version != "v1" && version != "v2") top.fail("ps_version is \"{}\"; v1 or v2 is expected", version);
+  if (version != "v1" && version != "v2")
+    top.fail("ps_version is \"{}\"; v1 or v2 is expected", version);
   out.ps_v1 = version == "v1";
   out.projector_hidden_size = top.required({"projector_hidden_size"});
 
@@ -446,16 +500,20 @@ Result<Config> parse_config(std::string_view config_json, std::string_view gener
   auto tiles = pre.integer({"max_num_tiles"}, 1, 64);
   if (!tiles) tiles = top.integer({"max_num_tiles"}, 1, 64);
   out.max_num_tiles = static_cast<int>(tiles.value_or(12));
-  out.use_thumbnail = pre.has("use_thumbnail") ? pre.boolean("use_thumbnail", true) : top.boolean("use_thumbnail", true);
+  out.use_thumbnail = pre.has("use_thumbnail") ? pre.boolean("use_thumbnail", true)
+                                               : top.boolean("use_thumbnail", true);
 
-  out.img_context_token_id = static_cast<int32_t>(top.integer({"img_context_token_id"}, 0, kMaxDim).value_or(-1));
-  out.video_context_token_id = static_cast<int32_t>(top.integer({"video_context_token_id"}, 0, kMaxDim).value_or(-1));
+  out.img_context_token_id =
+      static_cast<int32_t>(top.integer({"img_context_token_id"}, 0, kMaxDim).value_or(-1));
+  out.video_context_token_id =
+      static_cast<int32_t>(top.integer({"video_context_token_id"}, 0, kMaxDim).value_or(-1));
   out.img_context_token = top.text({"img_context_token"}, out.img_context_token);
   out.img_start_token = top.text({"img_start_token"}, out.img_start_token);
   out.img_end_token = top.text({"img_end_token"}, out.img_end_token);
   out.video_context_token = top.text({"video_context_token"}, out.video_context_token);
-  out.max_model_len = std::min(out.llm.max_position_embeddings,
-                               top.integer({"max_sequence_length"}, 1, int64_t{1} << 40).value_or(int64_t{1} << 40));
+  out.max_model_len = std::min(
+      out.llm.max_position_embeddings,
+      top.integer({"max_sequence_length"}, 1, int64_t{1} << 40).value_or(int64_t{1} << 40));
 
   Reader gen(&generation, "generation_config.json");
   out.bos_token_id = static_cast<int32_t>(llm.integer({"bos_token_id"}, 0, kMaxDim).value_or(1));
@@ -464,8 +522,10 @@ Result<Config> parse_config(std::string_view config_json, std::string_view gener
   out.eos_token_ids = primary;
   read_token_ids(top, "eos_token_id", out.eos_token_ids);
   read_token_ids(gen, "eos_token_id", out.eos_token_ids);
-  if (!primary.empty()) out.primary_eos_id = *primary.begin();
-  else if (!out.eos_token_ids.empty()) out.primary_eos_id = *out.eos_token_ids.begin();
+  if (!primary.empty())
+    out.primary_eos_id = *primary.begin();
+  else if (!out.eos_token_ids.empty())
+    out.primary_eos_id = *out.eos_token_ids.begin();
   out.generation.temperature = gen.number({"temperature"});
   out.generation.top_p = gen.number({"top_p"});
   out.generation.min_p = gen.number({"min_p"});
@@ -479,22 +539,29 @@ Result<Config> parse_config(std::string_view config_json, std::string_view gener
   for (const Reader* reader : {&llm, &vision, &top, &pre, &gen, &hf}) {
     if (reader->error()) return *reader->error();
   }
-  if (out.patch_size != out.vision.patch_size || out.force_image_size % (out.patch_size * out.shuffle_factor) != 0) {
-    return invalid_model("force_image_size {} with patch_size {} (vision_config: {}) and a shuffle of {} leaves no whole "
-                         "tokens",
-                         out.force_image_size, out.patch_size, out.vision.patch_size, out.shuffle_factor);
+  if (out.patch_size != out.vision.patch_size ||
+      out.force_image_size % (out.patch_size * out.shuffle_factor) != 0) {
+    return invalid_model(
+        "force_image_size {} with patch_size {} (vision_config: {}) and a shuffle of {} leaves no "
+        "whole "
+        "tokens",
+        out.force_image_size, out.patch_size, out.vision.patch_size, out.shuffle_factor);
   }
   return out;
 }
 
 Result<Config> load_config(const std::string& folder) {
-  VIDERE_ASSIGN_OR_RETURN(const std::string config, read_text_file(folder + "/config.json", kMaxConfigBytes));
+  VIDERE_ASSIGN_OR_RETURN(const std::string config,
+                          read_text_file(folder + "/config.json", kMaxConfigBytes));
   std::string companions[3];
-  const char* kNames[] = {"/generation_config.json", "/preprocessor_config.json", "/hf_quant_config.json"};
+  const char* kNames[] = {"/generation_config.json", "/preprocessor_config.json",
+                          "/hf_quant_config.json"};
   for (int i = 0; i < 3; ++i) {
     auto text = read_text_file(folder + kNames[i], kMaxConfigBytes);
-    if (text.ok()) companions[i] = std::move(*text);
-    else if (text.error().code != ErrorCode::kNotFound) return text.error();
+    if (text.ok())
+      companions[i] = std::move(*text);
+    else if (text.error().code != ErrorCode::kNotFound)
+      return text.error();
   }
   return parse_config(config, companions[0], companions[1], companions[2]);
 }

@@ -1,4 +1,5 @@
-// config.json and its companions as typed structs. Refuses early, by the name of the field, what cannot run.
+// config.json and its companions as typed structs. Refuses early, by the name of the field, what
+// cannot run.
 #pragma once
 
 #include <array>
@@ -19,8 +20,10 @@ struct LanguageConfig {
   std::vector<LayerKind> layer_kinds;  // hybrid_override_pattern: M, *, -
   int hidden_size = 0, vocab_size = 0;
   int num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
-  int mamba_num_heads = 0, mamba_head_dim = 0, ssm_state_size = 0, n_groups = 0, conv_kernel = 0, chunk_size = 128;
-  float time_step_min = 0, time_step_max = std::numeric_limits<float>::infinity();  // time_step_limit
+  int mamba_num_heads = 0, mamba_head_dim = 0, ssm_state_size = 0, n_groups = 0, conv_kernel = 0,
+      chunk_size = 128;
+  float time_step_min = 0,
+        time_step_max = std::numeric_limits<float>::infinity();  // time_step_limit
   float layer_norm_epsilon = 1e-5f;
   bool residual_in_fp32 = false, tie_word_embeddings = false, use_conv_bias = true;
   int64_t max_position_embeddings = 131072;
@@ -36,7 +39,8 @@ struct LanguageConfig {
 
 struct VisionConfig {
   int hidden_size = 0, num_layers = 0, num_heads = 0, intermediate_size = 0, patch_size = 16;
-  int position_grid = 0;  // side of the stored position table, in patches (cpe_max_size / patch_size)
+  int position_grid =
+      0;  // side of the stored position table, in patches (cpe_max_size / patch_size)
   float layer_norm_eps = 1e-6f;
   bool model_norm = false;
   bool align_corners = false;
@@ -46,7 +50,7 @@ struct Config {
   LanguageConfig llm;
   VisionConfig vision;
   int force_image_size = 512, patch_size = 16;
-  int shuffle_factor = 2;      // round(1 / downsample_ratio)
+  int shuffle_factor = 2;  // round(1 / downsample_ratio)
   bool ps_v1 = false;
   int projector_hidden_size = 0;
   std::array<float, 3> norm_mean{}, norm_std{};
@@ -65,16 +69,20 @@ struct Config {
     std::optional<int64_t> top_k, max_new_tokens;
   } generation;
   // Quantisation as declared; which tensors really are is decided by the tensors.
-  std::string quant_algo;        // "", FP8, NVFP4, MIXED_PRECISION
+  std::string quant_algo;  // "", FP8, NVFP4, MIXED_PRECISION
   std::string kv_cache_quant_algo;
   std::vector<std::string> quant_exclude;
 
   int patches_per_side() const { return force_image_size / patch_size; }
-  int tokens_per_tile() const { const int side = patches_per_side() / shuffle_factor; return side * side; }
+  int tokens_per_tile() const {
+    const int side = patches_per_side() / shuffle_factor;
+    return side * side;
+  }
   bool excluded_from_quantization(const std::string& module) const;
 };
 
-/// Reads config.json, generation_config.json, preprocessor_config.json and hf_quant_config.json of `folder`.
+/// Reads config.json, generation_config.json, preprocessor_config.json and hf_quant_config.json of
+/// `folder`.
 Result<Config> load_config(const std::string& folder);
 /// The same from texts; companions may be "".
 Result<Config> parse_config(std::string_view config_json, std::string_view generation_json,

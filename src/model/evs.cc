@@ -5,8 +5,9 @@
 
 namespace videre {
 
-EvsSelector::EvsSelector(Backend& be, int64_t num_frames, int tokens_per_frame, int64_t num_kept, int64_t hidden_size,
-                         DType dtype, EvsArithmetic arithmetic, int64_t max_frames_per_slice)
+EvsSelector::EvsSelector(Backend& be, int64_t num_frames, int tokens_per_frame, int64_t num_kept,
+                         int64_t hidden_size, DType dtype, EvsArithmetic arithmetic,
+                         int64_t max_frames_per_slice)
     : be_(be),
       num_frames_(num_frames),
       tokens_per_frame_(tokens_per_frame),
@@ -35,13 +36,14 @@ void EvsSelector::add_frames(ConstView rows) {
   be_.copy(previous_, rows.rows(count - tokens_per_frame_, count));
   dissimilarities_.insert(dissimilarities_.end(), values.begin(), values.end());
 
-  // Who of (kept so far + this slice) stays. Equal values keep the lower index, so the order is total and the
-  // running set equals the set chosen over all frames at once.
+  // Who of (kept so far + this slice) stays. Equal values keep the lower index, so the order is
+  // total and the running set equals the set chosen over all frames at once.
   const int64_t first = frames_seen_ * tokens_per_frame_;
   std::vector<Candidate> candidates = kept_;
   for (int64_t i = 0; i < count; ++i) candidates.push_back({values[i], first + i, -1});
   const auto before = [](const Candidate& a, const Candidate& b) {
-    return a.dissimilarity != b.dissimilarity ? a.dissimilarity > b.dissimilarity : a.index < b.index;
+    return a.dissimilarity != b.dissimilarity ? a.dissimilarity > b.dissimilarity
+                                              : a.index < b.index;
   };
   if (static_cast<int64_t>(candidates.size()) > num_kept_) {
     std::nth_element(candidates.begin(), candidates.begin() + num_kept_, candidates.end(), before);
@@ -50,7 +52,8 @@ void EvsSelector::add_frames(ConstView rows) {
     }
     candidates.resize(num_kept_);
   }
-  // Newcomers that stay are copied into free rows of the arena: gather_rows writes row i from index[i].
+  // Newcomers that stay are copied into free rows of the arena: gather_rows writes row i from
+  // index[i].
   std::vector<int32_t> index(arena_.shape()[0], -1);
   for (Candidate& candidate : candidates) {
     if (candidate.row >= 0) continue;
@@ -67,7 +70,8 @@ void EvsSelector::add_frames(ConstView rows) {
 void EvsSelector::finish(View out) {
   VIDERE_CHECK_EQ(frames_seen_, num_frames_);
   VIDERE_CHECK_EQ(static_cast<int64_t>(kept_.size()), num_kept_);
-  std::sort(kept_.begin(), kept_.end(), [](const Candidate& a, const Candidate& b) { return a.index < b.index; });
+  std::sort(kept_.begin(), kept_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.index < b.index; });
   rows_per_frame_.assign(num_frames_, 0);
   std::vector<int32_t> index;
   for (const Candidate& candidate : kept_) {

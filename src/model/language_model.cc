@@ -12,8 +12,8 @@ namespace {
 constexpr const char* kBackbone = "language_model.backbone.";
 
 // Float parameters of a Mamba block on the device.
-Result<Tensor> load_floats(const Checkpoint& checkpoint, const std::string& name, int64_t count, Backend& backend,
-                           float (*map)(float)) {
+Result<Tensor> load_floats(const Checkpoint& checkpoint, const std::string& name, int64_t count,
+                           Backend& backend, float (*map)(float)) {
   VIDERE_ASSIGN_OR_RETURN(std::vector<float> values, checkpoint.floats(name, count));
   for (float& value : values) value = map(value);
   Tensor tensor = backend.allocate(DType::kF32, Shape{count});
@@ -21,9 +21,10 @@ Result<Tensor> load_floats(const Checkpoint& checkpoint, const std::string& name
   return tensor;
 }
 
-// A projection, with its bytes where the backend reads them and the axis that tensor parallelism cuts.
-Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& module, int64_t rows, int64_t columns,
-                           SplitAxis split, Backend& backend) {
+// A projection, with its bytes where the backend reads them and the axis that tensor parallelism
+// cuts.
+Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& module, int64_t rows,
+                           int64_t columns, SplitAxis split, Backend& backend) {
   VIDERE_ASSIGN_OR_RETURN(Weight weight, checkpoint.linear(module, rows, columns));
   weight.data = backend.adopt(weight.data);
   if (!weight.scales.empty()) weight.scales = backend.adopt(weight.scales);
@@ -34,11 +35,12 @@ Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& modu
 
 Result<float> load_kv_scale(const Checkpoint& checkpoint, const std::string& mixer, char which) {
   const std::string letter(1, which);
-  for (const std::string& name : {mixer + letter + "_proj." + letter + "_scale", mixer + letter + "_scale",
-                                  mixer + "attn." + letter + "_scale"}) {
+  for (const std::string& name : {mixer + letter + "_proj." + letter + "_scale",
+                                  mixer + letter + "_scale", mixer + "attn." + letter + "_scale"}) {
     if (!checkpoint.contains(name)) continue;
     VIDERE_ASSIGN_OR_RETURN(const auto values, checkpoint.floats(name, 1));
-    if (!(values[0] > 0)) return invalid_model("tensor {} is {}; a positive scale is expected", name, values[0]);
+    if (!(values[0] > 0))
+      return invalid_model("tensor {} is {}; a positive scale is expected", name, values[0]);
     return values[0];
   }
   return 1.0f;
@@ -46,20 +48,21 @@ Result<float> load_kv_scale(const Checkpoint& checkpoint, const std::string& mix
 
 }  // namespace
 
-Result<LanguageModel> LanguageModel::load(const Checkpoint& checkpoint, const LanguageConfig& config,
-                                          Backend& backend) {
+Result<LanguageModel> LanguageModel::load(const Checkpoint& checkpoint,
+                                          const LanguageConfig& config, Backend& backend) {
   LanguageModel model;
   model.config_ = config;
   const int64_t hidden = config.hidden_size;
   // The table's rows rule over vocab_size: padded checkpoints hold more.
-  VIDERE_ASSIGN_OR_RETURN(const ConstView table, checkpoint.tensor(std::string(kBackbone) + "embeddings.weight"));
+  VIDERE_ASSIGN_OR_RETURN(const ConstView table,
+                          checkpoint.tensor(std::string(kBackbone) + "embeddings.weight"));
   if (table.rank() != 2 || table.dim(1) != hidden) {
-    return invalid_model("tensor {}embeddings.weight has shape {}; [vocab, {}] is expected", kBackbone,
-                         table.shape().to_string(), hidden);
+    return invalid_model("tensor {}embeddings.weight has shape {}; [vocab, {}] is expected",
+                         kBackbone, table.shape().to_string(), hidden);
   }
   if (table.dim(0) < config.vocab_size) {
-    return invalid_model("tensor {}embeddings.weight has {} rows; vocab_size is {}", kBackbone, table.dim(0),
-                         config.vocab_size);
+    return invalid_model("tensor {}embeddings.weight has {} rows; vocab_size is {}", kBackbone,
+                         table.dim(0), config.vocab_size);
   }
   model.config_.vocab_size = static_cast<int>(table.dim(0));
   model.embeddings_ = backend.adopt(table);
@@ -73,36 +76,48 @@ Result<LanguageModel> LanguageModel::load(const Checkpoint& checkpoint, const La
     switch (layer.kind) {
       case LayerKind::kMamba2: {
         Mamba2Weights& w = layer.mamba2;
-        const int64_t heads = config.mamba_num_heads, bc = int64_t{config.n_groups} * config.ssm_state_size;
-        VIDERE_ASSIGN_OR_RETURN(w.in_proj, load_linear(checkpoint, mixer + "in_proj", config.in_proj_rows(), hidden,
-                                                       SplitAxis::kRows, backend));
+        const int64_t heads = config.mamba_num_heads,
+                      bc = int64_t{config.n_groups} * config.ssm_state_size;
+        VIDERE_ASSIGN_OR_RETURN(
+            w.in_proj, load_linear(checkpoint, mixer + "in_proj", config.in_proj_rows(), hidden,
+                                   SplitAxis::kRows, backend));
         w.in_proj.sections = {config.d_inner(), config.d_inner(), bc, bc, heads};
-        VIDERE_ASSIGN_OR_RETURN(w.conv_weight, checkpoint.tensor(mixer + "conv1d.weight",
-                                                                 Shape{config.conv_dim(), 1, config.conv_kernel}));
-        w.conv_weight = backend.adopt(w.conv_weight).reshape(Shape{config.conv_dim(), config.conv_kernel});
+        VIDERE_ASSIGN_OR_RETURN(w.conv_weight,
+                                checkpoint.tensor(mixer + "conv1d.weight",
+                                                  Shape{config.conv_dim(), 1, config.conv_kernel}));
+        w.conv_weight =
+            backend.adopt(w.conv_weight).reshape(Shape{config.conv_dim(), config.conv_kernel});
         if (config.use_conv_bias) {
-          VIDERE_ASSIGN_OR_RETURN(w.conv_bias, checkpoint.tensor(mixer + "conv1d.bias", Shape{config.conv_dim()}));
+          VIDERE_ASSIGN_OR_RETURN(
+              w.conv_bias, checkpoint.tensor(mixer + "conv1d.bias", Shape{config.conv_dim()}));
           w.conv_bias = backend.adopt(w.conv_bias);
         }
         VIDERE_ASSIGN_OR_RETURN(w.a, load_floats(checkpoint, mixer + "A_log", heads, backend,
                                                  [](float a_log) { return -std::exp(a_log); }));
-        VIDERE_ASSIGN_OR_RETURN(w.d, load_floats(checkpoint, mixer + "D", heads, backend, [](float d) { return d; }));
-        VIDERE_ASSIGN_OR_RETURN(w.dt_bias, load_floats(checkpoint, mixer + "dt_bias", heads, backend,
-                                                       [](float bias) { return bias; }));
-        VIDERE_ASSIGN_OR_RETURN(w.norm, checkpoint.tensor(mixer + "norm.weight", Shape{config.d_inner()}));
+        VIDERE_ASSIGN_OR_RETURN(
+            w.d, load_floats(checkpoint, mixer + "D", heads, backend, [](float d) { return d; }));
+        VIDERE_ASSIGN_OR_RETURN(w.dt_bias, load_floats(checkpoint, mixer + "dt_bias", heads,
+                                                       backend, [](float bias) { return bias; }));
+        VIDERE_ASSIGN_OR_RETURN(w.norm,
+                                checkpoint.tensor(mixer + "norm.weight", Shape{config.d_inner()}));
         w.norm = backend.adopt(w.norm);
-        VIDERE_ASSIGN_OR_RETURN(w.out_proj, load_linear(checkpoint, mixer + "out_proj", hidden, config.d_inner(),
-                                                        SplitAxis::kColumns, backend));
+        VIDERE_ASSIGN_OR_RETURN(
+            w.out_proj, load_linear(checkpoint, mixer + "out_proj", hidden, config.d_inner(),
+                                    SplitAxis::kColumns, backend));
         break;
       }
       case LayerKind::kAttention: {
         AttentionWeights& w = layer.attention;
         const int64_t q_rows = int64_t{config.num_attention_heads} * config.head_dim;
         const int64_t kv_rows = int64_t{config.num_key_value_heads} * config.head_dim;
-        VIDERE_ASSIGN_OR_RETURN(w.q_proj, load_linear(checkpoint, mixer + "q_proj", q_rows, hidden, SplitAxis::kRows, backend));
-        VIDERE_ASSIGN_OR_RETURN(w.k_proj, load_linear(checkpoint, mixer + "k_proj", kv_rows, hidden, SplitAxis::kRows, backend));
-        VIDERE_ASSIGN_OR_RETURN(w.v_proj, load_linear(checkpoint, mixer + "v_proj", kv_rows, hidden, SplitAxis::kRows, backend));
-        VIDERE_ASSIGN_OR_RETURN(w.o_proj, load_linear(checkpoint, mixer + "o_proj", hidden, q_rows, SplitAxis::kColumns, backend));
+        VIDERE_ASSIGN_OR_RETURN(w.q_proj, load_linear(checkpoint, mixer + "q_proj", q_rows, hidden,
+                                                      SplitAxis::kRows, backend));
+        VIDERE_ASSIGN_OR_RETURN(w.k_proj, load_linear(checkpoint, mixer + "k_proj", kv_rows, hidden,
+                                                      SplitAxis::kRows, backend));
+        VIDERE_ASSIGN_OR_RETURN(w.v_proj, load_linear(checkpoint, mixer + "v_proj", kv_rows, hidden,
+                                                      SplitAxis::kRows, backend));
+        VIDERE_ASSIGN_OR_RETURN(w.o_proj, load_linear(checkpoint, mixer + "o_proj", hidden, q_rows,
+                                                      SplitAxis::kColumns, backend));
         VIDERE_ASSIGN_OR_RETURN(w.k_scale, load_kv_scale(checkpoint, mixer, 'k'));
         VIDERE_ASSIGN_OR_RETURN(w.v_scale, load_kv_scale(checkpoint, mixer, 'v'));
         break;
@@ -111,31 +126,37 @@ Result<LanguageModel> LanguageModel::load(const Checkpoint& checkpoint, const La
         // intermediate_size may differ by block: the tensor says.
         VIDERE_ASSIGN_OR_RETURN(const ConstView up, checkpoint.tensor(mixer + "up_proj.weight"));
         if (up.rank() != 2) {
-          return invalid_model("tensor {}up_proj.weight has shape {}; two dims are expected", mixer, up.shape().to_string());
+          return invalid_model("tensor {}up_proj.weight has shape {}; two dims are expected", mixer,
+                               up.shape().to_string());
         }
-        VIDERE_ASSIGN_OR_RETURN(layer.mlp.up_proj, load_linear(checkpoint, mixer + "up_proj", up.dim(0), hidden,
-                                                               SplitAxis::kRows, backend));
-        VIDERE_ASSIGN_OR_RETURN(layer.mlp.down_proj, load_linear(checkpoint, mixer + "down_proj", hidden, up.dim(0),
-                                                                 SplitAxis::kColumns, backend));
+        VIDERE_ASSIGN_OR_RETURN(layer.mlp.up_proj,
+                                load_linear(checkpoint, mixer + "up_proj", up.dim(0), hidden,
+                                            SplitAxis::kRows, backend));
+        VIDERE_ASSIGN_OR_RETURN(layer.mlp.down_proj,
+                                load_linear(checkpoint, mixer + "down_proj", hidden, up.dim(0),
+                                            SplitAxis::kColumns, backend));
         break;
       }
     }
     model.layers_.push_back(std::move(layer));
   }
-  VIDERE_ASSIGN_OR_RETURN(model.final_norm_, checkpoint.tensor(std::string(kBackbone) + "norm_f.weight", Shape{hidden}));
+  VIDERE_ASSIGN_OR_RETURN(
+      model.final_norm_,
+      checkpoint.tensor(std::string(kBackbone) + "norm_f.weight", Shape{hidden}));
   model.final_norm_ = backend.adopt(model.final_norm_);
   if (config.tie_word_embeddings) {
     model.lm_head_.data = model.embeddings_;
     model.lm_head_.name = "language_model.lm_head";
   } else {
-    VIDERE_ASSIGN_OR_RETURN(model.lm_head_, load_linear(checkpoint, "language_model.lm_head", model.config_.vocab_size,
-                                                        hidden, SplitAxis::kRows, backend));
+    VIDERE_ASSIGN_OR_RETURN(
+        model.lm_head_, load_linear(checkpoint, "language_model.lm_head", model.config_.vocab_size,
+                                    hidden, SplitAxis::kRows, backend));
   }
   return model;
 }
 
-void LanguageModel::forward(Backend& be, const StepView& step, const LanguageInput& input, LanguageCaches& caches,
-                            LanguageWorkspace& ws) const {
+void LanguageModel::forward(Backend& be, const StepView& step, const LanguageInput& input,
+                            LanguageCaches& caches, LanguageWorkspace& ws) const {
   const int64_t n = step.num_tokens;
   const View residual = ws.residual.view().rows(0, n), delta = ws.delta.view().rows(0, n);
   const View normed = ws.normed.view().rows(0, n);
@@ -157,15 +178,17 @@ void LanguageModel::forward(Backend& be, const StepView& step, const LanguageInp
         attention(be, step, layer.attention, caches.k[num_attention], caches.v[num_attention], ws);
         ++num_attention;
         break;
-      case LayerKind::kMlp: mlp(be, n, layer.mlp, ws); break;
+      case LayerKind::kMlp:
+        mlp(be, n, layer.mlp, ws);
+        break;
     }
   }
   be.add_rms_norm({normed}, residual, delta, final_norm_, config_.layer_norm_epsilon);
   if (be.observing()) be.observe("llm.hidden." + std::to_string(config_.num_layers()), normed);
 }
 
-void LanguageModel::mamba2(Backend& be, const StepView& step, const Mamba2Weights& weights, View conv_state,
-                           View ssm_state, LanguageWorkspace& ws) const {
+void LanguageModel::mamba2(Backend& be, const StepView& step, const Mamba2Weights& weights,
+                           View conv_state, View ssm_state, LanguageWorkspace& ws) const {
   const int64_t n = step.num_tokens, d = config_.d_inner(), conv = config_.conv_dim();
   const int64_t bc = int64_t{config_.n_groups} * config_.ssm_state_size;
   const View projected = ws.projected.view().rows(0, n);  // [tokens, z | x | B | C | dt]
@@ -173,7 +196,8 @@ void LanguageModel::mamba2(Backend& be, const StepView& step, const Mamba2Weight
   const View mixed = ws.mixed.view().rows(0, n), gated = ws.gated.view().rows(0, n);
   const View delta = ws.delta.view().rows(0, n);
   be.linear(projected, {ws.normed.view().rows(0, n)}, weights.in_proj);
-  be.causal_conv(conv_out, projected.columns(d, d + conv), weights.conv_weight, weights.conv_bias, conv_state, step);
+  be.causal_conv(conv_out, projected.columns(d, d + conv), weights.conv_weight, weights.conv_bias,
+                 conv_state, step);
   SsmInputs in;
   in.x = conv_out.columns(0, d);
   in.b = conv_out.columns(d, d + bc);
@@ -193,8 +217,8 @@ void LanguageModel::mamba2(Backend& be, const StepView& step, const Mamba2Weight
   be.all_reduce(delta);
 }
 
-void LanguageModel::attention(Backend& be, const StepView& step, const AttentionWeights& weights, View k_cache,
-                              View v_cache, LanguageWorkspace& ws) const {
+void LanguageModel::attention(Backend& be, const StepView& step, const AttentionWeights& weights,
+                              View k_cache, View v_cache, LanguageWorkspace& ws) const {
   const int64_t n = step.num_tokens;
   const Operand normed{ws.normed.view().rows(0, n)};
   const View q = ws.q.view().rows(0, n), k = ws.k.view().rows(0, n), v = ws.v.view().rows(0, n);
@@ -215,7 +239,8 @@ void LanguageModel::attention(Backend& be, const StepView& step, const Attention
   be.all_reduce(delta);
 }
 
-void LanguageModel::mlp(Backend& be, int64_t num_tokens, const MlpWeights& weights, LanguageWorkspace& ws) const {
+void LanguageModel::mlp(Backend& be, int64_t num_tokens, const MlpWeights& weights,
+                        LanguageWorkspace& ws) const {
   const int64_t width = weights.up_proj.num_rows();
   // Blocks narrower than the widest use the front of the buffer as a dense [tokens, width].
   const auto dense = [&](const Tensor& buffer) {
@@ -245,13 +270,17 @@ LanguageCaches LanguageModel::make_caches(Backend& be, const CacheOptions& optio
   LanguageCaches caches;
   for (const LayerKind kind : config_.layer_kinds) {
     if (kind == LayerKind::kAttention) {
-      const Shape shape{options.num_blocks, config_.num_key_value_heads, options.block_size, config_.head_dim};
+      const Shape shape{options.num_blocks, config_.num_key_value_heads, options.block_size,
+                        config_.head_dim};
       caches.k.push_back(be.allocate(options.kv_dtype, shape));
       caches.v.push_back(be.allocate(options.kv_dtype, shape));
     } else if (kind == LayerKind::kMamba2) {
-      caches.conv.push_back(be.allocate(options.conv_dtype, Shape{options.num_slots, config_.conv_kernel - 1, config_.conv_dim()}));
-      caches.ssm.push_back(be.allocate(options.ssm_dtype, Shape{options.num_slots, config_.mamba_num_heads,
-                                                                config_.mamba_head_dim, config_.ssm_state_size}));
+      caches.conv.push_back(
+          be.allocate(options.conv_dtype,
+                      Shape{options.num_slots, config_.conv_kernel - 1, config_.conv_dim()}));
+      caches.ssm.push_back(
+          be.allocate(options.ssm_dtype, Shape{options.num_slots, config_.mamba_num_heads,
+                                               config_.mamba_head_dim, config_.ssm_state_size}));
     }
   }
   caches.last_tokens = be.allocate(DType::kI32, Shape{options.num_slots});
@@ -268,7 +297,8 @@ LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_
   const int64_t kv = int64_t{config_.num_key_value_heads} * config_.head_dim;
   const auto rows = [&](int64_t width) { return be.allocate(dtype, Shape{max_tokens, width}); };
   LanguageWorkspace ws;
-  ws.residual = be.allocate(config_.residual_in_fp32 ? DType::kF32 : dtype, Shape{max_tokens, config_.hidden_size});
+  ws.residual = be.allocate(config_.residual_in_fp32 ? DType::kF32 : dtype,
+                            Shape{max_tokens, config_.hidden_size});
   ws.delta = rows(config_.hidden_size);
   ws.normed = rows(config_.hidden_size);
   ws.projected = rows(config_.in_proj_rows());
@@ -286,13 +316,15 @@ LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_
 }
 
 int64_t LanguageModel::kv_bytes_per_token(DType kv_dtype) const {
-  return 2 * int64_t{config_.count(LayerKind::kAttention)} * config_.num_key_value_heads * config_.head_dim *
-         static_cast<int64_t>(dtype_size(kv_dtype));
+  return 2 * int64_t{config_.count(LayerKind::kAttention)} * config_.num_key_value_heads *
+         config_.head_dim * static_cast<int64_t>(dtype_size(kv_dtype));
 }
 
 int64_t LanguageModel::state_bytes_per_slot(DType conv_dtype, DType ssm_dtype) const {
-  const int64_t conv = int64_t{config_.conv_kernel - 1} * config_.conv_dim() * static_cast<int64_t>(dtype_size(conv_dtype));
-  const int64_t ssm = int64_t{config_.d_inner()} * config_.ssm_state_size * static_cast<int64_t>(dtype_size(ssm_dtype));
+  const int64_t conv = int64_t{config_.conv_kernel - 1} * config_.conv_dim() *
+                       static_cast<int64_t>(dtype_size(conv_dtype));
+  const int64_t ssm = int64_t{config_.d_inner()} * config_.ssm_state_size *
+                      static_cast<int64_t>(dtype_size(ssm_dtype));
   return config_.count(LayerKind::kMamba2) * (conv + ssm);
 }
 
@@ -303,8 +335,8 @@ int64_t LanguageModel::workspace_bytes_per_token(DType dtype) const {
   }
   const int64_t q = int64_t{config_.num_attention_heads} * config_.head_dim;
   const int64_t kv = int64_t{config_.num_key_value_heads} * config_.head_dim;
-  const int64_t elements = 3 * int64_t{config_.hidden_size} + config_.in_proj_rows() + config_.conv_dim() +
-                           2 * config_.d_inner() + 2 * q + 2 * kv + 2 * widest;
+  const int64_t elements = 3 * int64_t{config_.hidden_size} + config_.in_proj_rows() +
+                           config_.conv_dim() + 2 * config_.d_inner() + 2 * q + 2 * kv + 2 * widest;
   return elements * static_cast<int64_t>(dtype_size(dtype));
 }
 

@@ -1,5 +1,5 @@
-// The hybrid language model: the loop over blocks, each one mixer (Mamba-2, attention or MLP) between a norm
-// and the residual. Written once for all devices; see docs/model.md.
+// The hybrid language model: the loop over blocks, each one mixer (Mamba-2, attention or MLP)
+// between a norm and the residual. Written once for all devices; see docs/model.md.
 #pragma once
 
 #include <vector>
@@ -11,7 +11,7 @@
 namespace videre {
 
 struct Mamba2Weights {
-  Weight in_proj;     // [z | x | B | C | dt, hidden]
+  Weight in_proj;                    // [z | x | B | C | dt, hidden]
   ConstView conv_weight, conv_bias;  // [conv_dim, K], [conv_dim]
   Tensor a, d, dt_bias;              // [heads] float; a = -exp(A_log)
   ConstView norm;                    // [d_inner]
@@ -37,9 +37,10 @@ struct LayerWeights {
 
 /// What sequences keep between steps, over all layers. Block 0 and slot 0 belong to padding.
 struct LanguageCaches {
-  std::vector<Tensor> k, v;         // per attention layer [blocks, kv_heads, block_size, head_dim]
-  std::vector<Tensor> conv, ssm;    // per Mamba layer [slots, K-1, conv_dim], [slots, heads, head_dim, state]
-  Tensor last_tokens;               // [slots] int32: the token last sampled for the sequence in that slot
+  std::vector<Tensor> k, v;  // per attention layer [blocks, kv_heads, block_size, head_dim]
+  std::vector<Tensor> conv,
+      ssm;             // per Mamba layer [slots, K-1, conv_dim], [slots, heads, head_dim, state]
+  Tensor last_tokens;  // [slots] int32: the token last sampled for the sequence in that slot
 };
 
 struct CacheOptions {
@@ -50,50 +51,52 @@ struct CacheOptions {
 
 /// Scratch of one step, allocated once for the largest.
 struct LanguageWorkspace {
-  Tensor residual, delta, normed;    // [tokens, hidden]
-  Tensor projected;                  // [tokens, in_proj_rows]
-  Tensor conv_out;                   // [tokens, conv_dim]
-  Tensor mixed, gated;               // [tokens, d_inner]
-  Tensor q, attended;                // [tokens, heads * head_dim]
-  Tensor k, v;                       // [tokens, kv_heads * head_dim]
-  Tensor up, activated;              // [tokens, widest intermediate]
-  Tensor last_hidden;                // [rows, hidden]
+  Tensor residual, delta, normed;  // [tokens, hidden]
+  Tensor projected;                // [tokens, in_proj_rows]
+  Tensor conv_out;                 // [tokens, conv_dim]
+  Tensor mixed, gated;             // [tokens, d_inner]
+  Tensor q, attended;              // [tokens, heads * head_dim]
+  Tensor k, v;                     // [tokens, kv_heads * head_dim]
+  Tensor up, activated;            // [tokens, widest intermediate]
+  Tensor last_hidden;              // [rows, hidden]
 };
 
 /// What a step feeds in; int32 arrays on the device, padded to step.num_tokens.
 struct LanguageInput {
-  ConstView token_ids;    // [tokens]; negative: -1 - slot, the token last sampled there
-  ConstView media_rows;   // [tokens]; row of `media_arena` that replaces the text row, or -1
-  ConstView media_arena;  // [rows, hidden]
-  bool has_media = false; // of the bucket: whether the merge runs at all
+  ConstView token_ids;     // [tokens]; negative: -1 - slot, the token last sampled there
+  ConstView media_rows;    // [tokens]; row of `media_arena` that replaces the text row, or -1
+  ConstView media_arena;   // [rows, hidden]
+  bool has_media = false;  // of the bucket: whether the merge runs at all
 };
 
 class LanguageModel {
  public:
   /// Takes views into `checkpoint`, which must outlive the model.
-  static Result<LanguageModel> load(const Checkpoint& checkpoint, const LanguageConfig& config, Backend& backend);
+  static Result<LanguageModel> load(const Checkpoint& checkpoint, const LanguageConfig& config,
+                                    Backend& backend);
 
-  /// Runs all layers over the flat batch and leaves the final-normed rows in `ws.normed` [num_tokens, hidden].
-  /// Allocates nothing and waits for nothing; no branch depends on values.
-  void forward(Backend& be, const StepView& step, const LanguageInput& input, LanguageCaches& caches,
-               LanguageWorkspace& ws) const;
+  /// Runs all layers over the flat batch and leaves the final-normed rows in `ws.normed`
+  /// [num_tokens, hidden]. Allocates nothing and waits for nothing; no branch depends on values.
+  void forward(Backend& be, const StepView& step, const LanguageInput& input,
+               LanguageCaches& caches, LanguageWorkspace& ws) const;
   /// logits [n, vocab] float of the rows of `ws.normed` named by `rows` [n] int32 (-1: padding).
   void logits(Backend& be, ConstView rows, LanguageWorkspace& ws, View out) const;
   /// Head over given rows [n, hidden].
   void head(Backend& be, ConstView hidden, View out) const;
 
   LanguageCaches make_caches(Backend& be, const CacheOptions& options) const;
-  LanguageWorkspace make_workspace(Backend& be, DType dtype, int64_t max_tokens, int64_t max_logit_rows) const;
+  LanguageWorkspace make_workspace(Backend& be, DType dtype, int64_t max_tokens,
+                                   int64_t max_logit_rows) const;
   int64_t kv_bytes_per_token(DType kv_dtype) const;
   int64_t state_bytes_per_slot(DType conv_dtype, DType ssm_dtype) const;
   int64_t workspace_bytes_per_token(DType dtype) const;
   const LanguageConfig& config() const { return config_; }
 
  private:
-  void mamba2(Backend& be, const StepView& step, const Mamba2Weights& weights, View conv_state, View ssm_state,
-              LanguageWorkspace& ws) const;
-  void attention(Backend& be, const StepView& step, const AttentionWeights& weights, View k_cache, View v_cache,
-                 LanguageWorkspace& ws) const;
+  void mamba2(Backend& be, const StepView& step, const Mamba2Weights& weights, View conv_state,
+              View ssm_state, LanguageWorkspace& ws) const;
+  void attention(Backend& be, const StepView& step, const AttentionWeights& weights, View k_cache,
+                 View v_cache, LanguageWorkspace& ws) const;
   void mlp(Backend& be, int64_t num_tokens, const MlpWeights& weights, LanguageWorkspace& ws) const;
 
   LanguageConfig config_;

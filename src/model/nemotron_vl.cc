@@ -5,23 +5,27 @@
 
 namespace videre {
 
-Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const std::string& folder, const Config& config, Backend& backend,
+Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const std::string& folder,
+                                                     const Config& config, Backend& backend,
                                                      DType dtype, bool language_model_only) {
   std::unique_ptr<NemotronVl> model(new NemotronVl);
   model->config_ = config;
   model->dtype_ = dtype;
   VIDERE_ASSIGN_OR_RETURN(model->checkpoint_, Checkpoint::open(folder));
   const Checkpoint& checkpoint = *model->checkpoint_;
-  VIDERE_ASSIGN_OR_RETURN(LanguageModel language, LanguageModel::load(checkpoint, config.llm, backend));
+  VIDERE_ASSIGN_OR_RETURN(LanguageModel language,
+                          LanguageModel::load(checkpoint, config.llm, backend));
   model->config_.llm = language.config();
   model->language_ = std::make_unique<LanguageModel>(std::move(language));
   if (!language_model_only) {
-    VIDERE_ASSIGN_OR_RETURN(VisionEncoder vision, VisionEncoder::load(checkpoint, config, backend, dtype));
+    VIDERE_ASSIGN_OR_RETURN(VisionEncoder vision,
+                            VisionEncoder::load(checkpoint, config, backend, dtype));
     model->vision_ = std::make_unique<VisionEncoder>(std::move(vision));
   }
   for (const int32_t id : {config.img_context_token_id}) {
     if (id >= model->config_.llm.vocab_size) {
-      return invalid_model("img_context_token_id is {} but the vocabulary has {} rows", id, model->config_.llm.vocab_size);
+      return invalid_model("img_context_token_id is {} but the vocabulary has {} rows", id,
+                           model->config_.llm.vocab_size);
     }
   }
   for (const auto& [name, tensor] : checkpoint.tensors()) {
@@ -32,16 +36,21 @@ Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const std::string& folder, 
     if (name.find("summary_idxs") == name.npos && !is_scale) {
       model->num_parameters_ += tensor.view.numel() * (tensor.view.dtype() == DType::kU8 ? 2 : 1);
     }
-    // Which modules are quantised is decided by the tensors; a file that declares otherwise is worth a word.
-    if (name.ends_with(".weight") && (tensor.view.dtype() == DType::kF8E4M3 || tensor.view.dtype() == DType::kU8)) {
+    // Which modules are quantised is decided by the tensors; a file that declares otherwise is
+    // worth a word.
+    if (name.ends_with(".weight") &&
+        (tensor.view.dtype() == DType::kF8E4M3 || tensor.view.dtype() == DType::kU8)) {
       const std::string module = name.substr(0, name.size() - 7);
-      if (config.quant_algo.empty()) log_warning("{} is quantised, though the config declares no quantisation", module);
-      else if (config.excluded_from_quantization(module)) log_warning("{} is quantised, though the config excludes it", module);
+      if (config.quant_algo.empty())
+        log_warning("{} is quantised, though the config declares no quantisation", module);
+      else if (config.excluded_from_quantization(module))
+        log_warning("{} is quantised, though the config excludes it", module);
     }
   }
   if (!language_model_only) {
     const auto unknown = checkpoint.unused();
-    for (size_t i = 0; i < unknown.size() && i < 20; ++i) log_warning("tensor {} is not used", unknown[i]);
+    for (size_t i = 0; i < unknown.size() && i < 20; ++i)
+      log_warning("tensor {} is not used", unknown[i]);
     if (!unknown.empty()) log_warning("{} tensors of the checkpoint are not used", unknown.size());
   }
   return model;

@@ -11,8 +11,9 @@ namespace videre {
 class NemotronVl {
  public:
   /// Owns the checkpoint's mapping. `dtype` is the activation dtype (float32 or bfloat16).
-  static Result<std::unique_ptr<NemotronVl>> load(const std::string& folder, const Config& config, Backend& backend,
-                                                  DType dtype, bool language_model_only);
+  static Result<std::unique_ptr<NemotronVl>> load(const std::string& folder, const Config& config,
+                                                  Backend& backend, DType dtype,
+                                                  bool language_model_only);
 
   const Config& config() const { return config_; }
   DType dtype() const { return dtype_; }

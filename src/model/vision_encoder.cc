@@ -12,13 +12,14 @@ namespace {
 
 constexpr const char* kTower = "vision_model.radio_model.model.";
 
-Result<ConstView> load_tensor(const Checkpoint& checkpoint, const std::string& name, Shape shape, Backend& backend) {
+Result<ConstView> load_tensor(const Checkpoint& checkpoint, const std::string& name, Shape shape,
+                              Backend& backend) {
   VIDERE_ASSIGN_OR_RETURN(const ConstView view, checkpoint.tensor(name, shape));
   return backend.adopt(view);
 }
 
-Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& module, int64_t rows, int64_t columns,
-                           Backend& backend) {
+Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& module, int64_t rows,
+                           int64_t columns, Backend& backend) {
   VIDERE_ASSIGN_OR_RETURN(Weight weight, checkpoint.linear(module, rows, columns));
   weight.data = backend.adopt(weight.data);
   if (!weight.scales.empty()) weight.scales = backend.adopt(weight.scales);
@@ -27,12 +28,13 @@ Result<Weight> load_linear(const Checkpoint& checkpoint, const std::string& modu
 }
 
 // LayerScale counts only when the file has one that is not all ones.
-Result<ConstView> load_layer_scale(const Checkpoint& checkpoint, const std::string& prefix, int64_t width,
-                                   Backend& backend) {
+Result<ConstView> load_layer_scale(const Checkpoint& checkpoint, const std::string& prefix,
+                                   int64_t width, Backend& backend) {
   for (const std::string& name : {prefix + ".gamma", prefix + ".lambda1", prefix}) {
     if (!checkpoint.contains(name)) continue;
     VIDERE_ASSIGN_OR_RETURN(const auto values, checkpoint.floats(name, width));
-    if (std::all_of(values.begin(), values.end(), [](float value) { return value == 1.0f; })) return ConstView();
+    if (std::all_of(values.begin(), values.end(), [](float value) { return value == 1.0f; }))
+      return ConstView();
     return load_tensor(checkpoint, name, Shape{width}, backend);
   }
   return ConstView();
@@ -40,8 +42,8 @@ Result<ConstView> load_layer_scale(const Checkpoint& checkpoint, const std::stri
 
 }  // namespace
 
-Result<VisionEncoder> VisionEncoder::load(const Checkpoint& checkpoint, const Config& config, Backend& backend,
-                                          DType dtype) {
+Result<VisionEncoder> VisionEncoder::load(const Checkpoint& checkpoint, const Config& config,
+                                          Backend& backend, DType dtype) {
   VisionEncoder tower;
   tower.config_ = config;
   tower.dtype_ = dtype;
@@ -52,54 +54,73 @@ Result<VisionEncoder> VisionEncoder::load(const Checkpoint& checkpoint, const Co
                           load_linear(checkpoint, generator + "embedder", width,
                                       3 * int64_t{vision.patch_size} * vision.patch_size, backend));
   const int64_t grid = vision.position_grid;
-  VIDERE_ASSIGN_OR_RETURN(const ConstView table, checkpoint.tensor(generator + "pos_embed", Shape{1, grid * grid, width}));
+  VIDERE_ASSIGN_OR_RETURN(const ConstView table,
+                          checkpoint.tensor(generator + "pos_embed", Shape{1, grid * grid, width}));
   tower.position_table_ = table.reshape(Shape{grid * grid, width});
   VIDERE_ASSIGN_OR_RETURN(tower.prefix_, checkpoint.tensor(generator + "cls_token.token"));
   if (tower.prefix_.rank() != 2 || tower.prefix_.dim(1) != width) {
-    return invalid_model("tensor {}cls_token.token has shape {}; [prefix rows, {}] is expected", generator,
-                         tower.prefix_.shape().to_string(), width);
+    return invalid_model("tensor {}cls_token.token has shape {}; [prefix rows, {}] is expected",
+                         generator, tower.prefix_.shape().to_string(), width);
   }
   tower.prefix_ = backend.adopt(tower.prefix_);
   for (int i = 0; i < vision.num_layers; ++i) {
     const std::string prefix = std::string(kTower) + "blocks." + std::to_string(i) + ".";
     VisionBlockWeights block;
-    VIDERE_ASSIGN_OR_RETURN(block.norm1_weight, load_tensor(checkpoint, prefix + "norm1.weight", Shape{width}, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.norm1_bias, load_tensor(checkpoint, prefix + "norm1.bias", Shape{width}, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.norm2_weight, load_tensor(checkpoint, prefix + "norm2.weight", Shape{width}, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.norm2_bias, load_tensor(checkpoint, prefix + "norm2.bias", Shape{width}, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.qkv, load_linear(checkpoint, prefix + "attn.qkv", 3 * width, width, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.proj, load_linear(checkpoint, prefix + "attn.proj", width, width, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.fc1, load_linear(checkpoint, prefix + "mlp.fc1", mlp, width, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.fc2, load_linear(checkpoint, prefix + "mlp.fc2", width, mlp, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.norm1_weight, load_tensor(checkpoint, prefix + "norm1.weight",
+                                                            Shape{width}, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.norm1_bias,
+                            load_tensor(checkpoint, prefix + "norm1.bias", Shape{width}, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.norm2_weight, load_tensor(checkpoint, prefix + "norm2.weight",
+                                                            Shape{width}, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.norm2_bias,
+                            load_tensor(checkpoint, prefix + "norm2.bias", Shape{width}, backend));
+    VIDERE_ASSIGN_OR_RETURN(
+        block.qkv, load_linear(checkpoint, prefix + "attn.qkv", 3 * width, width, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.proj,
+                            load_linear(checkpoint, prefix + "attn.proj", width, width, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.fc1,
+                            load_linear(checkpoint, prefix + "mlp.fc1", mlp, width, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.fc2,
+                            load_linear(checkpoint, prefix + "mlp.fc2", width, mlp, backend));
     for (const Weight* linear : {&block.qkv, &block.proj, &block.fc1, &block.fc2}) {
-      if (linear->bias.empty()) return invalid_model("the checkpoint has no tensor {}.bias", linear->name);
+      if (linear->bias.empty())
+        return invalid_model("the checkpoint has no tensor {}.bias", linear->name);
     }
-    VIDERE_ASSIGN_OR_RETURN(block.ls1, load_layer_scale(checkpoint, prefix + "ls1", width, backend));
-    VIDERE_ASSIGN_OR_RETURN(block.ls2, load_layer_scale(checkpoint, prefix + "ls2", width, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.ls1,
+                            load_layer_scale(checkpoint, prefix + "ls1", width, backend));
+    VIDERE_ASSIGN_OR_RETURN(block.ls2,
+                            load_layer_scale(checkpoint, prefix + "ls2", width, backend));
     tower.blocks_.push_back(std::move(block));
   }
   if (vision.model_norm) {
-    VIDERE_ASSIGN_OR_RETURN(tower.final_norm_weight_,
-                            load_tensor(checkpoint, std::string(kTower) + "norm.weight", Shape{width}, backend));
-    VIDERE_ASSIGN_OR_RETURN(tower.final_norm_bias_,
-                            load_tensor(checkpoint, std::string(kTower) + "norm.bias", Shape{width}, backend));
+    VIDERE_ASSIGN_OR_RETURN(
+        tower.final_norm_weight_,
+        load_tensor(checkpoint, std::string(kTower) + "norm.weight", Shape{width}, backend));
+    VIDERE_ASSIGN_OR_RETURN(
+        tower.final_norm_bias_,
+        load_tensor(checkpoint, std::string(kTower) + "norm.bias", Shape{width}, backend));
   }
   const int64_t shuffled = width * config.shuffle_factor * config.shuffle_factor;
   if (checkpoint.contains("mlp1.0.bias")) {
-    return invalid_model("tensor mlp1.0.bias makes the projector's norm a LayerNorm; this family has an RMSNorm");
+    return invalid_model(
+        "tensor mlp1.0.bias makes the projector's norm a LayerNorm; this family has an RMSNorm");
   }
-  VIDERE_ASSIGN_OR_RETURN(tower.projector_norm_, load_tensor(checkpoint, "mlp1.0.weight", Shape{shuffled}, backend));
-  VIDERE_ASSIGN_OR_RETURN(tower.projector_up_,
-                          load_linear(checkpoint, "mlp1.1", config.projector_hidden_size, shuffled, backend));
+  VIDERE_ASSIGN_OR_RETURN(tower.projector_norm_,
+                          load_tensor(checkpoint, "mlp1.0.weight", Shape{shuffled}, backend));
+  VIDERE_ASSIGN_OR_RETURN(
+      tower.projector_up_,
+      load_linear(checkpoint, "mlp1.1", config.projector_hidden_size, shuffled, backend));
   VIDERE_ASSIGN_OR_RETURN(tower.projector_down_,
-                          load_linear(checkpoint, "mlp1.3", config.llm.hidden_size, config.projector_hidden_size, backend));
+                          load_linear(checkpoint, "mlp1.3", config.llm.hidden_size,
+                                      config.projector_hidden_size, backend));
   return tower;
 }
 
 ConstView VisionEncoder::positions_for(Backend& be, int rows, int cols) {
   auto& cached = positions_[{rows, cols}];
   if (cached) return *cached;
-  // The stored G x G table, resized (bilinear) to the longer side squared, then cropped: docs/model.md#positions.
+  // The stored G x G table, resized (bilinear) to the longer side squared, then cropped:
+  // docs/model.md#positions.
   const int grid = config_.vision.position_grid;
   const int64_t width = position_table_.dim(1);
   const int side = std::max(rows, cols);
@@ -112,7 +133,8 @@ ConstView VisionEncoder::positions_for(Backend& be, int rows, int cols) {
       } else {
         uint16_t bits;
         std::memcpy(&bits, raw + (first + e) * 2, 2);
-        out[e] = position_table_.dtype() == DType::kBF16 ? to_float(BF16{bits}) : half_to_float(bits);
+        out[e] =
+            position_table_.dtype() == DType::kBF16 ? to_float(BF16{bits}) : half_to_float(bits);
       }
     }
   };
@@ -124,14 +146,19 @@ ConstView VisionEncoder::positions_for(Backend& be, int rows, int cols) {
     if (side == grid) return {at, at, 0.0f};
     float source;
     if (config_.vision.align_corners) {
-      source = side > 1 ? static_cast<float>(at) * static_cast<float>(grid - 1) / static_cast<float>(side - 1) : 0.0f;
+      source = side > 1 ? static_cast<float>(at) * static_cast<float>(grid - 1) /
+                              static_cast<float>(side - 1)
+                        : 0.0f;
     } else {
-      source = std::max(0.0f, (static_cast<float>(at) + 0.5f) * (static_cast<float>(grid) / static_cast<float>(side)) - 0.5f);
+      source = std::max(0.0f, (static_cast<float>(at) + 0.5f) *
+                                      (static_cast<float>(grid) / static_cast<float>(side)) -
+                                  0.5f);
     }
     const int low = std::min(static_cast<int>(source), grid - 1);
     return {low, std::min(low + 1, grid - 1), source - static_cast<float>(low)};
   };
-  std::vector<float> a(width), b(width), c(width), d(width), host(static_cast<size_t>(rows) * cols * width);
+  std::vector<float> a(width), b(width), c(width), d(width),
+      host(static_cast<size_t>(rows) * cols * width);
   for (int r = 0; r < rows; ++r) {
     const Tap y = tap(r);
     for (int col = 0; col < cols; ++col) {
@@ -159,7 +186,8 @@ ConstView VisionEncoder::positions_for(Backend& be, int rows, int cols) {
   return *cached;
 }
 
-VisionWorkspace VisionEncoder::make_workspace(Backend& be, int64_t max_tiles, int height, int width) {
+VisionWorkspace VisionEncoder::make_workspace(Backend& be, int64_t max_tiles, int height,
+                                              int width) {
   const int patch = config_.patch_size, f = config_.shuffle_factor;
   VisionWorkspace ws;
   ws.max_tiles = max_tiles;
@@ -167,7 +195,9 @@ VisionWorkspace VisionEncoder::make_workspace(Backend& be, int64_t max_tiles, in
   ws.cols = width / patch;
   const int64_t patches = int64_t{ws.rows} * ws.cols, tokens = patches + num_prefix();
   const int64_t e = config_.vision.hidden_size, mlp = config_.vision.intermediate_size;
-  const auto make = [&](int64_t rows, int64_t columns) { return be.allocate(dtype_, Shape{max_tiles, rows, columns}); };
+  const auto make = [&](int64_t rows, int64_t columns) {
+    return be.allocate(dtype_, Shape{max_tiles, rows, columns});
+  };
   ws.pixels = be.allocate(dtype_, Shape{max_tiles, 3, height, width});
   ws.patches = make(patches, 3 * int64_t{patch} * patch);
   ws.embedded = make(patches, e);
@@ -189,7 +219,8 @@ VisionWorkspace VisionEncoder::make_workspace(Backend& be, int64_t max_tiles, in
 }
 
 View VisionEncoder::encode(Backend& be, ConstView pixels, VisionWorkspace& ws) const {
-  const int64_t n = pixels.dim(0), patches = int64_t{ws.rows} * ws.cols, tokens = patches + num_prefix();
+  const int64_t n = pixels.dim(0), patches = int64_t{ws.rows} * ws.cols,
+                tokens = patches + num_prefix();
   const int64_t e = config_.vision.hidden_size, mlp = config_.vision.intermediate_size;
   const auto flat = [&](const Tensor& tensor) {  // [n, rows, width] as [n * rows, width]
     const View all = tensor.view();
@@ -206,8 +237,10 @@ View VisionEncoder::encode(Backend& be, ConstView pixels, VisionWorkspace& ws) c
   const float scale = 1.0f / std::sqrt(static_cast<float>(e / config_.vision.num_heads));
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const VisionBlockWeights& block = blocks_[i];
-    if (i == 0) be.layer_norm({normed}, residual_rows, block.norm1_weight, block.norm1_bias, eps);
-    else be.add_layer_norm({normed}, residual_rows, delta, block.norm1_weight, block.norm1_bias, eps);
+    if (i == 0)
+      be.layer_norm({normed}, residual_rows, block.norm1_weight, block.norm1_bias, eps);
+    else
+      be.add_layer_norm({normed}, residual_rows, delta, block.norm1_weight, block.norm1_bias, eps);
     be.linear(flat(ws.qkv), {normed}, block.qkv);
     // The attention output reuses `normed`, which the projection has read.
     be.full_attention(View(normed.raw(), dtype_, Shape{n, tokens, e}), ws.qkv.view().rows(0, n),
@@ -236,14 +269,16 @@ void VisionEncoder::project(Backend& be, ConstView features, VisionWorkspace& ws
     const View all = tensor.view();
     return View(all.raw(), all.dtype(), Shape{n * all.dim(1), all.dim(2)});
   };
-  be.pixel_shuffle(ws.shuffled.view().rows(0, n), features, ws.rows, ws.cols, config_.shuffle_factor, config_.ps_v1);
+  be.pixel_shuffle(ws.shuffled.view().rows(0, n), features, ws.rows, ws.cols,
+                   config_.shuffle_factor, config_.ps_v1);
   if (be.observing()) be.observe("vision.pixel_shuffled", ws.shuffled.view().rows(0, n));
   constexpr float kProjectorEps = 1e-5f;  // the family's projector norm, not the tower's
   be.rms_norm({flat(ws.shuffled_normed)}, flat(ws.shuffled), projector_norm_, kProjectorEps);
   be.linear(flat(ws.up), {flat(ws.shuffled_normed)}, projector_up_);
   be.relu2({flat(ws.up_activated)}, flat(ws.up));
   be.linear(out, {flat(ws.up_activated)}, projector_down_);
-  if (be.observing()) be.observe("vision.projected", View(out.raw(), out.dtype(), Shape{n, tokens, out.dim(1)}));
+  if (be.observing())
+    be.observe("vision.projected", View(out.raw(), out.dtype(), Shape{n, tokens, out.dim(1)}));
 }
 
 void VisionEncoder::encode_tiles(Backend& be, ConstView rgb, VisionWorkspace& ws, View out) const {
@@ -254,11 +289,14 @@ void VisionEncoder::encode_tiles(Backend& be, ConstView rgb, VisionWorkspace& ws
 }
 
 int64_t VisionEncoder::workspace_bytes(int64_t num_tiles) const {
-  const int64_t side = config_.force_image_size, patches = int64_t{config_.patches_per_side()} * config_.patches_per_side();
-  const int64_t tokens = patches + num_prefix(), e = config_.vision.hidden_size, f = config_.shuffle_factor;
-  const int64_t elements = 3 * side * side + patches * 3 * config_.patch_size * config_.patch_size + patches * e +
-                           tokens * (6 * e + 2 * int64_t{config_.vision.intermediate_size}) + 2 * patches * e +
-                           2 * (patches / (f * f)) * config_.projector_hidden_size;
+  const int64_t side = config_.force_image_size,
+                patches = int64_t{config_.patches_per_side()} * config_.patches_per_side();
+  const int64_t tokens = patches + num_prefix(), e = config_.vision.hidden_size,
+                f = config_.shuffle_factor;
+  const int64_t elements =
+      3 * side * side + patches * 3 * config_.patch_size * config_.patch_size + patches * e +
+      tokens * (6 * e + 2 * int64_t{config_.vision.intermediate_size}) + 2 * patches * e +
+      2 * (patches / (f * f)) * config_.projector_hidden_size;
   return num_tiles * elements * static_cast<int64_t>(dtype_size(dtype_));
 }
 

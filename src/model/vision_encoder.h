@@ -20,28 +20,31 @@ struct VisionBlockWeights {
 /// Scratch of one slice of tiles, allocated once for the largest.
 struct VisionWorkspace {
   int64_t max_tiles = 0;
-  int rows = 0, cols = 0;           // patch grid
-  Tensor pixels;                    // [tiles, 3, H, W]
-  Tensor patches, embedded;         // [tiles, rows*cols, 3*p*p], [tiles, rows*cols, E]
-  Tensor residual, normed, delta;   // [tiles, prefix + rows*cols, E]
-  Tensor qkv;                       // [tiles, prefix + rows*cols, 3E]
-  Tensor hidden, activated;         // [tiles, prefix + rows*cols, F]
-  Tensor shuffled, shuffled_normed; // [tiles, tokens, f*f*E]
-  Tensor up, up_activated;          // [tiles, tokens, projector_hidden]
-  ConstView positions;              // [rows*cols, E] of T, for this grid
+  int rows = 0, cols = 0;            // patch grid
+  Tensor pixels;                     // [tiles, 3, H, W]
+  Tensor patches, embedded;          // [tiles, rows*cols, 3*p*p], [tiles, rows*cols, E]
+  Tensor residual, normed, delta;    // [tiles, prefix + rows*cols, E]
+  Tensor qkv;                        // [tiles, prefix + rows*cols, 3E]
+  Tensor hidden, activated;          // [tiles, prefix + rows*cols, F]
+  Tensor shuffled, shuffled_normed;  // [tiles, tokens, f*f*E]
+  Tensor up, up_activated;           // [tiles, tokens, projector_hidden]
+  ConstView positions;               // [rows*cols, E] of T, for this grid
 };
 
 class VisionEncoder {
  public:
-  static Result<VisionEncoder> load(const Checkpoint& checkpoint, const Config& config, Backend& backend, DType dtype);
+  static Result<VisionEncoder> load(const Checkpoint& checkpoint, const Config& config,
+                                    Backend& backend, DType dtype);
 
-  /// For tiles of height x width pixels (multiples of the patch); normally force_image_size squared.
+  /// For tiles of height x width pixels (multiples of the patch); normally force_image_size
+  /// squared.
   VisionWorkspace make_workspace(Backend& be, int64_t max_tiles, int height, int width);
 
-  /// Tower over normalised pixels [n, 3, H, W]: leaves `ws.residual` [n, prefix + patches, E] and returns the patch
-  /// rows of it (strided view [n, patches, E]).
+  /// Tower over normalised pixels [n, 3, H, W]: leaves `ws.residual` [n, prefix + patches, E] and
+  /// returns the patch rows of it (strided view [n, patches, E]).
   View encode(Backend& be, ConstView pixels, VisionWorkspace& ws) const;
-  /// features [n, patches, E] -> out [n * tokens, hidden]; rows and cols must divide by the shuffle factor.
+  /// features [n, patches, E] -> out [n * tokens, hidden]; rows and cols must divide by the shuffle
+  /// factor.
   void project(Backend& be, ConstView features, VisionWorkspace& ws, View out) const;
   /// The whole way for uint8 tiles [n, 3, S, S].
   void encode_tiles(Backend& be, ConstView rgb, VisionWorkspace& ws, View out) const;
@@ -54,12 +57,12 @@ class VisionEncoder {
 
   Config config_;
   DType dtype_ = DType::kF32;
-  Weight patch_embedder_;       // [E, 3*p*p]
-  ConstView position_table_;    // [G*G, E]
-  ConstView prefix_;            // [R, E]
+  Weight patch_embedder_;     // [E, 3*p*p]
+  ConstView position_table_;  // [G*G, E]
+  ConstView prefix_;          // [R, E]
   std::vector<VisionBlockWeights> blocks_;
   ConstView final_norm_weight_, final_norm_bias_;  // only with model_norm
-  ConstView projector_norm_;    // [f*f*E]
+  ConstView projector_norm_;                       // [f*f*E]
   Weight projector_up_, projector_down_;
   std::map<std::pair<int, int>, std::shared_ptr<Tensor>> positions_;  // resized tables by grid
 };

@@ -1,5 +1,6 @@
-// Messages and media to token ids and spans. Only this layer knows placeholders: the rendered text is split at
-// <image> and <video>, pieces are tokenized on their own, and each placeholder becomes its run of ids.
+// Messages and media to token ids and spans. Only this layer knows placeholders: the rendered text
+// is split at <image> and <video>, pieces are tokenized on their own, and each placeholder becomes
+// its run of ids.
 #pragma once
 
 #include <memory>
@@ -23,23 +24,25 @@ struct PromptConfig {
   int tokens_per_tile = 256;
   int max_num_tiles = 12;
   bool use_thumbnail = true;
-  int32_t image_token_id = 0;      // the repeated context id, <image>
+  int32_t image_token_id = 0;  // the repeated context id, <image>
   int32_t image_start_id = 0, image_end_id = 0;
-  std::string image_token = "<image>", image_start = "<img>", image_end = "</img>", video_token = "<video>";
+  std::string image_token = "<image>", image_start = "<img>", image_end = "</img>",
+              video_token = "<video>";
   VideoPromptStyle video_style = VideoPromptStyle::kVb;
 };
 
 /// One decoded picture or clip, ready for the tower.
 struct PreparedMedia {
   ContentPart::Kind kind = ContentPart::Kind::kImage;
-  std::shared_ptr<const PixelTiles> tiles;  // pictures: mosaic tiles and thumbnail; clips: one a frame
-  int width = 0, height = 0;                // of the source
-  Grid grid;                                // pictures
-  std::vector<int64_t> frames_indices;      // clips
+  std::shared_ptr<const PixelTiles>
+      tiles;                            // pictures: mosaic tiles and thumbnail; clips: one a frame
+  int width = 0, height = 0;            // of the source
+  Grid grid;                            // pictures
+  std::vector<int64_t> frames_indices;  // clips
   std::vector<double> timestamps;
   double fps = 0, duration_s = 0;
-  double pruning_rate = 0;                  // clips; 0 = off
-  std::string content_key;                  // hash over bytes and every option that changes the rows
+  double pruning_rate = 0;  // clips; 0 = off
+  std::string content_key;  // hash over bytes and every option that changes the rows
 };
 
 /// A media item's place in the prompt.
@@ -47,8 +50,8 @@ struct MediaSpan {
   PreparedMedia media;
   int64_t begin = 0, length = 0;  // rows of the prompt, tags and labels included
   int64_t num_rows = 0;           // vision rows among them
-  std::vector<std::vector<int32_t>> frame_labels;  // clips: ids before each frame's <img>; the first carries the style's prefix
-  std::vector<int32_t> suffix;    // clips: ids after the last </img> (kTrtllm-like styles), usually empty
+  std::vector<std::vector<int32_t>>
+      frame_labels;  // clips: ids before each frame's <img>; the first has the style's prefix
 };
 
 /// Immutable once made; the engine shares it.
@@ -59,24 +62,34 @@ struct Prompt {
   Usage usage;
 };
 
-/// Rows kept of `num_frames` frames at pruning rate q: max(tokens_per_frame, int(tokens * frames * (1 - q))).
+/// Rows kept of `num_frames` frames at pruning rate q: max(tokens_per_frame, int(tokens * frames *
+/// (1 - q))).
 int64_t num_kept_rows(int64_t num_frames, int tokens_per_frame, double pruning_rate);
 
 /// Ids of a clip's whole span for given kept rows a frame (their sum is `span.num_rows`).
-std::vector<int32_t> layout_video_span(const MediaSpan& span, const std::vector<int64_t>& rows_per_frame,
+std::vector<int32_t> layout_video_span(const MediaSpan& span,
+                                       const std::vector<int64_t>& rows_per_frame,
                                        const PromptConfig& config);
 
-/// The conversation through the template. `plain_content` hands list content over as strings
-/// (--chat-template-content-format string).
+struct PromptTags {
+  std::string image = "<image>", video = "<video>";
+};
+
+/// The conversation through the template. `content_format` (--chat-template-content-format): "auto"
+/// hands each message over as the client wrote it (a string, or a list of parts), "openai" always a
+/// list, "string" always a string with the media tags in front. Assistant and tool content is
+/// always a string: templates print it as it is.
 Result<std::string> render_messages(const Request& request, const ChatTemplate& chat_template,
-                                    const Tokenizer& tokenizer, const std::string& content_format);
+                                    const Tokenizer& tokenizer, const std::string& content_format,
+                                    const PromptTags& tags = {});
 
 /// All media parts of a request, in order of appearance.
 std::vector<const ContentPart*> media_parts(const Request& request);
 
-/// Splits `rendered` at placeholders and expands them with `media` (kinds taken in order of appearance).
-/// Errors: the number of placeholders and of media items differ.
-Result<Prompt> build_prompt(std::string rendered, std::vector<PreparedMedia> media, const Tokenizer& tokenizer,
-                            const PromptConfig& config, bool add_special_tokens);
+/// Splits `rendered` at placeholders and expands them with `media` (kinds taken in order of
+/// appearance). Errors: the number of placeholders and of media items differ.
+Result<Prompt> build_prompt(std::string rendered, std::vector<PreparedMedia> media,
+                            const Tokenizer& tokenizer, const PromptConfig& config,
+                            bool add_special_tokens);
 
 }  // namespace videre

@@ -1,9 +1,9 @@
 #include "tensor/tensor.h"
 
-#include <cstdlib>
-
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+
+#include <cstdlib>
 
 namespace videre {
 

@@ -63,7 +63,10 @@ class BasicView {
   template <typename Other>
     requires std::convertible_to<Other, Pointer>
   BasicView(const BasicView<Other>& other)  // NOLINT: implicit by design
-      : data_(other.raw()), dtype_(other.dtype()), shape_(other.shape()), strides_(other.strides()) {}
+      : data_(other.raw()),
+        dtype_(other.dtype()),
+        shape_(other.shape()),
+        strides_(other.strides()) {}
 
   bool empty() const { return data_ == nullptr; }
   Pointer raw() const { return data_; }
@@ -122,14 +125,19 @@ class BasicView {
  private:
   static Shape push(const Shape& shape, int64_t dim) {
     switch (shape.rank()) {
-      case 0: return Shape{dim};
-      case 1: return Shape{shape[0], dim};
-      case 2: return Shape{shape[0], shape[1], dim};
-      default: return Shape{shape[0], shape[1], shape[2], dim};
+      case 0:
+        return Shape{dim};
+      case 1:
+        return Shape{shape[0], dim};
+      case 2:
+        return Shape{shape[0], shape[1], dim};
+      default:
+        return Shape{shape[0], shape[1], shape[2], dim};
     }
   }
   Pointer offset(int64_t elements) const {
-    using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
+    using Byte =
+        std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const char, char>;
     return static_cast<Byte*>(data_) + elements * static_cast<int64_t>(dtype_size(dtype_));
   }
 
@@ -152,8 +160,8 @@ class Tensor {
 
   bool empty() const { return view_.empty(); }
   View view() const { return view_; }
-  operator View() const { return view_; }            // NOLINT: a Tensor is passed where a View is read
-  operator ConstView() const { return view_; }       // NOLINT
+  operator View() const { return view_; }       // NOLINT: a Tensor is passed where a View is read
+  operator ConstView() const { return view_; }  // NOLINT
   const Shape& shape() const { return view_.shape(); }
   size_t size_bytes() const { return view_.size_bytes(); }
 

@@ -19,7 +19,8 @@ constexpr size_t kMaxIndexBytes = 100u << 20;
 
 // Re-saved files may carry a leading "model.".
 std::string canonical_name(const std::string& name) {
-  for (const std::string_view head : {"model.language_model.", "model.vision_model.", "model.mlp1."}) {
+  for (const std::string_view head :
+       {"model.language_model.", "model.vision_model.", "model.mlp1."}) {
     if (name.starts_with(head)) return name.substr(6);
   }
   return name;
@@ -27,12 +28,22 @@ std::string canonical_name(const std::string& name) {
 
 // Names that other tools write and this model does not use; docs/model.md#tensors.
 bool ignorable(std::string_view name) {
-  constexpr std::array kParts = {"summary_idxs",       "input_conditioner.", "video_embedder.", "feature_normalizer.",
-                                 "adaptors.",          ".head.",             "input_scale",     "weight_scale",
-                                 "k_scale",            "v_scale",            ".ls1",            ".ls2",
+  constexpr std::array kParts = {"summary_idxs",
+                                 "input_conditioner.",
+                                 "video_embedder.",
+                                 "feature_normalizer.",
+                                 "adaptors.",
+                                 ".head.",
+                                 "input_scale",
+                                 "weight_scale",
+                                 "k_scale",
+                                 "v_scale",
+                                 ".ls1",
+                                 ".ls2",
                                  "radio_model.model.norm."};
-  return std::any_of(kParts.begin(), kParts.end(),
-                     [&](std::string_view part) { return name.find(part) != std::string_view::npos; });
+  return std::any_of(kParts.begin(), kParts.end(), [&](std::string_view part) {
+    return name.find(part) != std::string_view::npos;
+  });
 }
 
 // File names of the shards, from the index; entries may not leave the folder.
@@ -46,10 +57,12 @@ Result<std::map<std::string, std::string>> read_index(const std::string& path) {
   }
   std::map<std::string, std::string> files;
   for (const auto& [name, file] : map->get_object()) {
-    if (!file.is_string()) return invalid_model("{}: the entry of {} is no file name", path, std::string_view(name));
+    if (!file.is_string())
+      return invalid_model("{}: the entry of {} is no file name", path, std::string_view(name));
     const std::string shard(file.get_string());
     if (shard.empty() || shard.find('/') != shard.npos || shard[0] == '.') {
-      return invalid_model("{}: \"{}\" is not a plain file name in the checkpoint's folder", path, shard);
+      return invalid_model("{}: \"{}\" is not a plain file name in the checkpoint's folder", path,
+                           shard);
     }
     files[std::string(name)] = shard;
   }
@@ -80,20 +93,24 @@ Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const std::string& folder) 
       if (!fs::exists(folder + "/" + shard, ignored)) missing.push_back(shard);
     }
     if (!missing.empty()) {
-      return invalid_model("{} lacks {} of {} shards: {}. Download the checkpoint again.", folder, missing.size(),
-                           shards.size(), fmt::join(missing, ", "));
+      return invalid_model("{} lacks {} of {} shards: {}. Download the checkpoint again.", folder,
+                           missing.size(), shards.size(), fmt::join(missing, ", "));
     }
   } else if (fs::exists(folder + "/model.safetensors", ignored)) {
     shards.insert("model.safetensors");
   } else {
-    return invalid_model("{} holds neither model.safetensors nor model.safetensors.index.json", folder);
+    return invalid_model("{} holds neither model.safetensors nor model.safetensors.index.json",
+                         folder);
   }
   for (const std::string& shard : shards) {
     VIDERE_ASSIGN_OR_RETURN(auto file, MappedFile::open(folder + "/" + shard));
     VIDERE_ASSIGN_OR_RETURN(auto tensors, read_safetensors(*file));
     for (auto& [name, tensor] : tensors) {
-      const auto [position, fresh] = checkpoint->tensors_.emplace(canonical_name(name), std::move(tensor));
-      if (!fresh) return invalid_model("tensor {} is in {} and in {}", name, position->second.file, file->path());
+      const auto [position, fresh] =
+          checkpoint->tensors_.emplace(canonical_name(name), std::move(tensor));
+      if (!fresh)
+        return invalid_model("tensor {} is in {} and in {}", name, position->second.file,
+                             file->path());
     }
     checkpoint->files_.push_back(std::move(file));
   }
@@ -121,8 +138,8 @@ Result<ConstView> Checkpoint::tensor(const std::string& name) const {
 Result<ConstView> Checkpoint::tensor(const std::string& name, const Shape& shape) const {
   VIDERE_ASSIGN_OR_RETURN(const ConstView view, tensor(name));
   if (view.shape() != shape) {
-    return invalid_model("tensor {} has shape {}; the config asks for {}", name, view.shape().to_string(),
-                         shape.to_string());
+    return invalid_model("tensor {} has shape {}; the config asks for {}", name,
+                         view.shape().to_string(), shape.to_string());
   }
   return view;
 }
@@ -130,19 +147,30 @@ Result<ConstView> Checkpoint::tensor(const std::string& name, const Shape& shape
 Result<std::vector<float>> Checkpoint::floats(const std::string& name, int64_t count) const {
   VIDERE_ASSIGN_OR_RETURN(const ConstView view, tensor(name));
   if (view.numel() != count) {
-    return invalid_model("tensor {} has shape {}; {} values are expected", name, view.shape().to_string(), count);
+    return invalid_model("tensor {} has shape {}; {} values are expected", name,
+                         view.shape().to_string(), count);
   }
   std::vector<float> values(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i) {
     switch (view.dtype()) {
-      case DType::kF32: values[i] = load_at<float>(view.raw(), i); break;
-      case DType::kF64: values[i] = static_cast<float>(load_at<double>(view.raw(), i)); break;
-      case DType::kBF16: values[i] = to_float(load_at<BF16>(view.raw(), i)); break;
-      case DType::kF16: values[i] = half_to_float(load_at<uint16_t>(view.raw(), i)); break;
+      case DType::kF32:
+        values[i] = load_at<float>(view.raw(), i);
+        break;
+      case DType::kF64:
+        values[i] = static_cast<float>(load_at<double>(view.raw(), i));
+        break;
+      case DType::kBF16:
+        values[i] = to_float(load_at<BF16>(view.raw(), i));
+        break;
+      case DType::kF16:
+        values[i] = half_to_float(load_at<uint16_t>(view.raw(), i));
+        break;
       default:
-        return invalid_model("tensor {} has dtype {}; a float type is expected", name, dtype_name(view.dtype()));
+        return invalid_model("tensor {} has dtype {}; a float type is expected", name,
+                             dtype_name(view.dtype()));
     }
-    if (!std::isfinite(values[i])) return invalid_model("tensor {} holds {} at {}", name, values[i], i);
+    if (!std::isfinite(values[i]))
+      return invalid_model("tensor {} holds {} at {}", name, values[i], i);
   }
   return values;
 }
@@ -157,7 +185,8 @@ Result<Weight> Checkpoint::linear(const std::string& module, int64_t rows, int64
 
   const auto positive_scale = [&](const std::string& name) -> Result<float> {
     VIDERE_ASSIGN_OR_RETURN(const auto values, floats(name, 1));
-    if (values[0] < 0) return invalid_model("tensor {} is {}; a scale is not negative", name, values[0]);
+    if (values[0] < 0)
+      return invalid_model("tensor {} is {}; a scale is not negative", name, values[0]);
     return values[0];
   };
   if (dtype == DType::kF8E4M3) {
@@ -166,11 +195,13 @@ Result<Weight> Checkpoint::linear(const std::string& module, int64_t rows, int64
     const int64_t count = weight.scales.numel();
     if (weight.scales.dtype() != DType::kF32 || (count != 1 && count != rows)) {
       return invalid_model("tensor {} is {} {}; FP8 needs float32, one value or {}", scale_name,
-                           dtype_name(weight.scales.dtype()), weight.scales.shape().to_string(), rows);
+                           dtype_name(weight.scales.dtype()), weight.scales.shape().to_string(),
+                           rows);
     }
     VIDERE_ASSIGN_OR_RETURN(const auto values, floats(scale_name, count));
     for (const float value : values) {
-      if (value < 0) return invalid_model("tensor {} holds {}; a scale is not negative", scale_name, value);
+      if (value < 0)
+        return invalid_model("tensor {} holds {}; a scale is not negative", scale_name, value);
     }
     weight.scales = ConstView(weight.scales.raw(), DType::kF32, Shape{count});
   } else if (dtype == DType::kU8) {
@@ -186,14 +217,16 @@ Result<Weight> Checkpoint::linear(const std::string& module, int64_t rows, int64
     }
     const auto* codes = weight.scales.data<uint8_t>();
     for (int64_t i = 0; i < weight.scales.numel(); ++i) {
-      if ((codes[i] & 0x7f) == 0x7f) return invalid_model("tensor {} holds NaN at {}", scale_name, i);
+      if ((codes[i] & 0x7f) == 0x7f)
+        return invalid_model("tensor {} holds NaN at {}", scale_name, i);
     }
     VIDERE_ASSIGN_OR_RETURN(weight.global_scale, positive_scale(module + ".weight_scale_2"));
   } else if (dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32) {
-    if (contains(scale_name)) log_debug("{} is {}; its leftover scales are not used", module, dtype_name(dtype));
+    if (contains(scale_name))
+      log_debug("{} is {}; its leftover scales are not used", module, dtype_name(dtype));
   } else {
-    return invalid_model("tensor {}.weight is {}; a linear is bf16, fp16, fp32, FP8 or NVFP4", module,
-                         dtype_name(dtype));
+    return invalid_model("tensor {}.weight is {}; a linear is bf16, fp16, fp32, FP8 or NVFP4",
+                         module, dtype_name(dtype));
   }
   if (weight.data.shape() != expected) {
     return invalid_model("tensor {}.weight has shape {}; the config asks for {}", module,

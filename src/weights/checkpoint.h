@@ -1,4 +1,5 @@
-// All shards of a checkpoint as one map from name to tensor: mapped, not copied; and the linears in it.
+// All shards of a checkpoint as one map from name to tensor: mapped, not copied; and the linears in
+// it.
 #pragma once
 
 #include <map>
@@ -14,8 +15,8 @@ namespace videre {
 /// Thread-safe once loaded, but for the record of used names, which building a model writes.
 class Checkpoint {
  public:
-  /// `model.safetensors`, or the shards named by `model.safetensors.index.json`. Errors list missing shards, tensors
-  /// that the index names but no shard holds, and duplicates.
+  /// `model.safetensors`, or the shards named by `model.safetensors.index.json`. Errors list
+  /// missing shards, tensors that the index names but no shard holds, and duplicates.
   static Result<std::unique_ptr<Checkpoint>> open(const std::string& folder);
 
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
@@ -29,8 +30,9 @@ class Checkpoint {
   /// Small parameters (A_log, D, dt_bias, scales) as floats.
   Result<std::vector<float>> floats(const std::string& name, int64_t count) const;
 
-  /// Module `X` as a Weight [rows, columns], its format decided by the tensors present (X.weight, X.weight_scale,
-  /// X.weight_scale_2, X.input_scale, X.bias). NaN, infinite or negative scales are refused.
+  /// Module `X` as a Weight [rows, columns], its format decided by the tensors present (X.weight,
+  /// X.weight_scale, X.weight_scale_2, X.input_scale, X.bias). NaN, infinite or negative scales are
+  /// refused.
   Result<Weight> linear(const std::string& module, int64_t rows, int64_t columns) const;
 
   /// Names never asked for, without those that are known to be ignorable.

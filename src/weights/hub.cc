@@ -33,7 +33,8 @@ fs::path cache_root(const std::string& download_dir) {
   if (!download_dir.empty()) return download_dir;
   if (const auto hub = environment("HF_HUB_CACHE"); !hub.empty()) return hub;
   if (const auto home = environment("HF_HOME"); !home.empty()) return fs::path(home) / "hub";
-  if (const auto cache = environment("XDG_CACHE_HOME"); !cache.empty()) return fs::path(cache) / "huggingface/hub";
+  if (const auto cache = environment("XDG_CACHE_HOME"); !cache.empty())
+    return fs::path(cache) / "huggingface/hub";
   return fs::path(environment("HOME")) / ".cache/huggingface/hub";
 }
 
@@ -97,8 +98,8 @@ std::optional<fs::path> find_snapshot(const fs::path& repository, const std::str
 // Every shard that the index names must be there.
 Status check_complete(const fs::path& snapshot) {
   if (!path_exists(snapshot / "config.json")) {
-    return make_error(ErrorCode::kNotFound, "model", "{} has no config.json; download the model again",
-                      snapshot.string());
+    return make_error(ErrorCode::kNotFound, "model",
+                      "{} has no config.json; download the model again", snapshot.string());
   }
   const fs::path index = snapshot / "model.safetensors.index.json";
   if (!path_exists(index)) return {};
@@ -109,14 +110,15 @@ Status check_complete(const fs::path& snapshot) {
     for (const auto& [name, file] : map->get_object()) {
       if (!file.is_string()) continue;
       const std::string shard(file.get_string());
-      if (!path_exists(snapshot / shard) && std::find(missing.begin(), missing.end(), shard) == missing.end()) {
+      if (!path_exists(snapshot / shard) &&
+          std::find(missing.begin(), missing.end(), shard) == missing.end()) {
         missing.push_back(shard);
       }
     }
   }
   if (missing.empty()) return {};
-  return make_error(ErrorCode::kNotFound, "model", "{} lacks {}; download the model again", snapshot.string(),
-                    fmt::join(missing, ", "));
+  return make_error(ErrorCode::kNotFound, "model", "{} lacks {}; download the model again",
+                    snapshot.string(), fmt::join(missing, ", "));
 }
 
 }  // namespace
@@ -126,15 +128,18 @@ Result<std::string> resolve_model(const std::string& model, const std::string& r
   if (path_exists(fs::path(model) / "config.json")) return model;
   std::error_code ignored;
   if (fs::is_directory(model, ignored)) {
-    return make_error(ErrorCode::kNotFound, "model", "folder {} has no config.json; it is no checkpoint", model);
+    return make_error(ErrorCode::kNotFound, "model",
+                      "folder {} has no config.json; it is no checkpoint", model);
   }
   const size_t slash = model.find('/');
-  if (slash == model.npos || !is_component(model.substr(0, slash)) || !is_component(model.substr(slash + 1))) {
-    return make_error(ErrorCode::kNotFound, "model", "{} is neither a folder with config.json nor a name org/model",
-                      model);
+  if (slash == model.npos || !is_component(model.substr(0, slash)) ||
+      !is_component(model.substr(slash + 1))) {
+    return make_error(ErrorCode::kNotFound, "model",
+                      "{} is neither a folder with config.json nor a name org/model", model);
   }
   const std::string wanted = revision.empty() ? "main" : revision;
-  if (!is_component(wanted)) return invalid_argument("revision", "{} is not a revision's name", wanted);
+  if (!is_component(wanted))
+    return invalid_argument("revision", "{} is not a revision's name", wanted);
   const fs::path root = cache_root(download_dir);
   for (const std::string& id : spellings(model)) {
     std::string folder = "models--" + id;
@@ -148,7 +153,8 @@ Result<std::string> resolve_model(const std::string& model, const std::string& r
   std::string folder = "models--" + model;
   folder.replace(folder.find('/'), 1, "--");
   return make_error(ErrorCode::kNotFound, "model",
-                    "{} is neither a folder nor in the hub cache (looked in {}). Videre downloads nothing itself: "
+                    "{} is neither a folder nor in the hub cache (looked in {}). Videre downloads "
+                    "nothing itself: "
                     "fetch it with `hf download {}`, or give the folder's path.",
                     model, (root / folder).string(), model);
 }
