@@ -27,7 +27,7 @@ videre_static_package(videre_pcre2 pcre2.h pcre2-8)
 videre_static_package(videre_xxhash xxhash.h xxhash)
 # Order matters: each archive before those it needs.
 videre_static_package(videre_codecs turbojpeg.h
-  turbojpeg tiff jpeg gif webpdemux webp png16 zstd lzma Lerc jbig deflate z)
+  turbojpeg tiff jpeg gif webpdemux webp png16 zstd lzma Lerc deflate z)
 target_link_libraries(videre_codecs INTERFACE m)
 
 if(VIDERE_FFMPEG)
