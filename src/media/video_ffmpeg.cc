@@ -35,25 +35,22 @@ constexpr char kDemuxers[] =
 
 #define VIDERE_FFMPEG_FUNCTIONS(X)                                                                 \
   X(avformat, avformat_alloc_context)                                                              \
-  X(avformat, avformat_open_input) X(avformat, avformat_find_stream_info)                          \
-      X(avformat, avformat_close_input) X(avformat, avio_alloc_context)                            \
-          X(avformat, avio_context_free) X(avformat, av_read_frame)                                \
-              X(avformat, av_guess_frame_rate) X(avformat, avformat_version)                       \
-                  X(avcodec, avcodec_find_decoder) X(avcodec, avcodec_alloc_context3)              \
-                      X(avcodec, avcodec_free_context) X(avcodec, avcodec_parameters_to_context)   \
-                          X(avcodec, avcodec_open2) X(avcodec, avcodec_send_packet)                \
-                              X(avcodec, avcodec_receive_frame) X(avcodec, av_packet_alloc)        \
-                                  X(avcodec, av_packet_free) X(avcodec, av_packet_unref)           \
-                                      X(avutil, av_frame_alloc) X(avutil, av_frame_free)           \
-                                          X(avutil, av_frame_get_side_data) X(avutil, av_malloc)   \
-                                              X(avutil, av_free) X(avutil, av_freep)               \
-                                                  X(avutil, av_dict_set) X(avutil, av_dict_free)   \
-                                                      X(avutil, av_display_rotation_get)           \
-                                                          X(avutil, av_log_set_level)              \
-                                                              X(avutil, av_frame_unref)            \
-                                                                  X(swscale, sws_getCachedContext) \
-                                                                      X(swscale, sws_freeContext)  \
-                                                                          X(swscale, sws_scale)
+  X(avformat, avformat_open_input)                                                                 \
+  X(avformat, avformat_find_stream_info)                                                           \
+  X(avformat, avformat_close_input) X(avformat, avio_alloc_context) X(avformat, avio_context_free) \
+      X(avformat, av_read_frame) X(avformat, avformat_version) X(avcodec, avcodec_find_decoder)    \
+          X(avcodec, avcodec_alloc_context3) X(avcodec, avcodec_free_context) X(                   \
+              avcodec, avcodec_parameters_to_context) X(avcodec, avcodec_open2)                    \
+              X(avcodec, avcodec_send_packet) X(avcodec, avcodec_receive_frame) X(                 \
+                  avcodec, av_packet_alloc) X(avcodec, av_packet_free) X(avcodec, av_packet_unref) \
+                  X(avutil, av_frame_alloc) X(avutil, av_frame_free)                               \
+                      X(avutil, av_frame_get_side_data) X(avutil, av_malloc) X(avutil, av_free)    \
+                          X(avutil, av_freep) X(avutil, av_dict_set) X(avutil, av_dict_free)       \
+                              X(avutil, av_display_rotation_get) X(avutil, av_log_set_level)       \
+                                  X(avutil, av_frame_unref) X(swscale, sws_getContext)             \
+                                      X(swscale, sws_freeContext) X(swscale, sws_scale)            \
+                                          X(swscale, sws_getCoefficients)                          \
+                                              X(swscale, sws_setColorspaceDetails)
 
 struct Libraries {
 #define VIDERE_DECLARE(library, name) decltype(&::name) name = nullptr;
@@ -248,13 +245,10 @@ class FfmpegReader : public FrameReader {
     if (!limits_.allows(frame_->width, frame_->height)) {
       return frame_too_large(frame_->width, frame_->height, limits_);
     }
-    const auto format = static_cast<AVPixelFormat>(frame_->format);
-    scaler_ = ff_.sws_getCachedContext(scaler_, frame_->width, frame_->height, format,
-                                       frame_->width, frame_->height, AV_PIX_FMT_BGR24, SWS_BICUBIC,
-                                       nullptr, nullptr, nullptr);
-    if (!scaler_)
-      return invalid_argument("",
-                              "a frame of the clip has a pixel format that cannot be converted");
+    if (!prepare_scaler()) {
+      return invalid_argument(
+          "", "a frame of the clip has a pixel format that cannot be converted to RGB");
+    }
     // The SIMD converters write whole blocks, so rows are padded as OpenCV's are.
     const int stride = (frame_->width * 3 + 63) / 64 * 64 + 64;
     const size_t needed = static_cast<size_t>(stride) * static_cast<size_t>(frame_->height) + 64;
@@ -330,7 +324,7 @@ class FfmpegReader : public FrameReader {
   /// Size, rate and count by OpenCV's rules.
   void describe() {
     AVStream* stream = format_->streams[stream_];
-    const AVRational rate = ff_.av_guess_frame_rate(format_, stream, nullptr);
+    const AVRational rate = stream->avg_frame_rate;
     const auto quotient = [](AVRational r) {
       return r.num == 0 || r.den == 0 ? 0.0 : static_cast<double>(r.num) / r.den;
     };
@@ -379,6 +373,32 @@ class FfmpegReader : public FrameReader {
 #endif
   }
 
+  struct ScalerKey {
+    int width = 0, height = 0, format = -1, colour_space = -1;
+    bool full_range = false;
+    bool operator==(const ScalerKey&) const = default;
+  };
+
+  /// Colours by the frame's own matrix and range where the clip states them, BT.601 otherwise, as
+  /// OpenCV 5 does.
+  bool prepare_scaler() {
+    const ScalerKey key{
+        frame_->width, frame_->height, frame_->format,
+        frame_->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : frame_->colorspace,
+        frame_->color_range == AVCOL_RANGE_JPEG};
+    if (scaler_ && key == scaler_key_) return true;
+    ff_.sws_freeContext(scaler_);
+    scaler_ =
+        ff_.sws_getContext(key.width, key.height, static_cast<AVPixelFormat>(key.format), key.width,
+                           key.height, AV_PIX_FMT_BGR24, SWS_BICUBIC, nullptr, nullptr, nullptr);
+    scaler_key_ = key;
+    if (!scaler_) return false;
+    const int* matrix = ff_.sws_getCoefficients(key.colour_space);
+    constexpr int kUnit = 1 << 16;  // contrast and saturation
+    ff_.sws_setColorspaceDetails(scaler_, matrix, key.full_range, matrix, 1, 0, kUnit, kUnit);
+    return true;
+  }
+
   /// Sends the stream's next packet, or the end of it. False when the decoder refused it.
   bool feed() {
     while (ff_.av_read_frame(format_, packet_) >= 0) {
@@ -404,6 +424,7 @@ class FfmpegReader : public FrameReader {
   AVPacket* packet_ = nullptr;
   AVFrame* frame_ = nullptr;
   SwsContext* scaler_ = nullptr;
+  ScalerKey scaler_key_;
   std::vector<uint8_t> bgr_;  // [height, stride], one frame
   int stream_ = -1;
   int quarter_turns_ = 0;  // clockwise

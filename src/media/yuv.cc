@@ -52,8 +52,8 @@ void convert_row(const Coefficients& c, const uint8_t* y, const uint8_t* u, cons
 
 bool yuv_is_exact(const YuvFrame& frame) {
   if (!frame.planes[1]) return true;
-  return frame.chroma_shift_x == 1 && frame.chroma_shift_y <= 1 && frame.height % 2 == 0 &&
-         frame.width % 2 == 0;
+  return frame.chroma_shift_x == 1 &&
+         (frame.chroma_shift_y == 0 || (frame.chroma_shift_y == 1 && frame.height % 2 == 0));
 }
 
 Image yuv_to_rgb(const YuvFrame& frame) {
@@ -62,7 +62,6 @@ Image yuv_to_rgb(const YuvFrame& frame) {
   image.height = frame.height;
   image.rgb.resize(static_cast<size_t>(frame.width) * static_cast<size_t>(frame.height) * 3);
   const Coefficients& c = frame.full_range ? kFull : kLimited;
-  const bool every_second_row = frame.chroma_shift_x == 1 && frame.chroma_shift_y == 0;
   for (int row = 0; row < frame.height; ++row) {
     uint8_t* rgb =
         image.rgb.data() + static_cast<size_t>(row) * static_cast<size_t>(frame.width) * 3;
@@ -71,7 +70,7 @@ Image yuv_to_rgb(const YuvFrame& frame) {
       for (int x = 0; x < frame.width; ++x) rgb[3 * x] = rgb[3 * x + 1] = rgb[3 * x + 2] = y[x];
       continue;
     }
-    const int64_t chroma_row = every_second_row ? row & ~1 : row >> frame.chroma_shift_y;
+    const int64_t chroma_row = row >> frame.chroma_shift_y;
     convert_row(c, y, frame.planes[1] + chroma_row * frame.strides[1],
                 frame.planes[2] + chroma_row * frame.strides[2], frame.width, frame.chroma_shift_x,
                 rgb);

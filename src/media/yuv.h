@@ -1,9 +1,8 @@
 // 8-bit planar YUV to RGB with the arithmetic of FFmpeg's SIMD converters, which is what OpenCV's
 // video frames go through: BT.601 coefficients whatever the size, 16-bit products cut to their
-// upper half, each chroma sample repeated over its 2x2 (4:2:0) or 2x1 (4:2:2) pixels. Frames of
-// even height in 4:2:0 and 4:2:2, and gray ones, equal OpenCV's to the bit. (4:2:2 repeats every
-// second chroma row, as those converters do.) Other layouts there pass through a chroma filter;
-// here the nearest sample is taken, which differs by a few levels at coloured edges.
+// upper half, each chroma sample repeated over its 2x2 (4:2:0) or 2x1 (4:2:2) pixels. 4:2:0 of
+// even height, 4:2:2 and gray equal OpenCV's to the bit. Other layouts pass through a chroma filter
+// there; here the nearest sample is taken, which shows at sharp coloured edges.
 #pragma once
 
 #include <cstdint>
