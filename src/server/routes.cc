@@ -1,0 +1,455 @@
+#include "server/routes.h"
+
+#include <strings.h>
+#include <sys/random.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "server/sse.h"
+
+namespace videre {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+int64_t unix_time_s() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::string random_hex() {
+  uint64_t words[2] = {};
+  if (getrandom(words, sizeof words, 0) != static_cast<ssize_t>(sizeof words)) {
+    static std::atomic<uint64_t> counter{0};
+    words[0] = static_cast<uint64_t>(Clock::now().time_since_epoch().count());
+    words[1] = ++counter;
+  }
+  return fmt::format("{:016x}{:016x}", words[0], words[1]);
+}
+
+// Ids go into logs, headers and metric labels: anything else could be an injection.
+bool valid_request_id(std::string_view id) {
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](unsigned char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '.' ||
+           c == '_' || c == ':' || c == '-';
+  });
+}
+
+bool is_json_type(std::string_view type) {
+  type = type.substr(0, type.find(';'));
+  while (!type.empty() && (type.back() == ' ' || type.back() == '\t')) type.remove_suffix(1);
+  constexpr std::string_view kJson = "application/json";
+  return type.size() == kJson.size() && strncasecmp(type.data(), kJson.data(), kJson.size()) == 0;
+}
+
+HttpOutput json_output(int status, std::string body) {
+  HttpOutput out;
+  out.status = status;
+  out.headers.emplace_back("Content-Type", "application/json");
+  out.data = std::move(body);
+  out.finished = true;
+  return out;
+}
+
+HttpOutput error_output(const ErrorBody& body) { return json_output(body.status, body.json); }
+HttpOutput error_output(const Error& error) { return error_output(error_body(error)); }
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::string join(const std::vector<std::string>& parts) {
+  std::string out;
+  for (const std::string& part : parts) out += (out.empty() ? "" : ", ") + part;
+  return out;
+}
+
+// An id in a message: at most 200 bytes of what came in.
+std::string quoted(std::string_view text) { return fmt::format("`{}`", text.substr(0, 200)); }
+
+}  // namespace
+
+// One chat answer, plain or streamed. The head of a stream leaves with the first output, so that a
+// failure before it (a picture that cannot be fetched) keeps its own status; only a long silence
+// sends the head early, with a comment that keeps proxies from closing.
+class ChatResponder : public Responder {
+ public:
+  ChatResponder(Routes& routes, std::shared_ptr<Generation> generation, ChatAnswerOptions options,
+                bool stream, int num_choices,
+                std::vector<std::pair<std::string, std::string>> headers)
+      : routes_(routes),
+        generation_(std::move(generation)),
+        stream_(stream),
+        headers_(std::move(headers)),
+        events_(options, num_choices),
+        answer_(std::move(options), num_choices),
+        num_choices_(num_choices),
+        last_token_(num_choices, start_) {
+    ++routes_.num_active_;
+  }
+
+  ~ChatResponder() override {
+    // The client went away: nobody reads the rest.
+    if (!ended_) generation_->cancel();
+    --routes_.num_active_;
+  }
+
+  void poll(HttpOutput& out) override {
+    if (ended_) return;
+    auto deltas = generation_->read(std::chrono::milliseconds(0));
+    if (!deltas.ok()) return fail(deltas.error(), out);
+    const Usage usage = generation_->usage();
+    for (OutputDelta& delta : *deltas) {
+      observe(delta);
+      if (delta.finish_reason == FinishReason::kError) {
+        return fail(internal_error("the engine failed this request"), out);
+      }
+      if (stream_) {
+        events_.append(out.data, delta, usage);
+      } else {
+        answer_.add(std::move(delta));
+      }
+    }
+    if (stream_ && out.status == 0 && !out.data.empty()) begin_stream(out);
+    if (!generation_->done()) return;
+    if (stream_) {
+      if (out.status == 0) begin_stream(out);
+      // A drain that ran out of time is an error to whoever was reading.
+      if (aborted_) {
+        ChatStream::append_error(out.data, make_error(ErrorCode::kUnavailable, "",
+                                                      "the request was aborted by the server"));
+      } else {
+        events_.append_end(out.data, usage);
+      }
+      out.finished = true;
+    } else if (aborted_) {
+      return fail(make_error(ErrorCode::kUnavailable, "",
+                             "the request was aborted by the server; try again"),
+                  out);
+    } else {
+      finish_plain(out, json_output(200, answer_.to_json(usage)));
+    }
+    end(usage);
+    routes_.metrics_.count_http(Handler::kChatCompletions, "POST", 200);
+  }
+
+  void idle(HttpOutput& out) override {
+    if (!stream_ || ended_ || any_token_) return;
+    if (out.status == 0) begin_stream(out);
+    append_sse_ping(out.data);
+  }
+
+ private:
+  void begin_stream(HttpOutput& out) {
+    out.status = 200;
+    out.streaming = true;
+    out.headers = headers_;
+    out.headers.emplace_back("Content-Type", "text/event-stream; charset=utf-8");
+    out.headers.emplace_back("Cache-Control", "no-cache");
+    out.headers.emplace_back("X-Accel-Buffering", "no");
+  }
+
+  void finish_plain(HttpOutput& out, HttpOutput whole) {
+    whole.headers.insert(whole.headers.begin(), headers_.begin(), headers_.end());
+    out = std::move(whole);
+  }
+
+  void fail(const Error& error, HttpOutput& out) {
+    if (error.code == ErrorCode::kInternal) log_error("request failed: {}", error.message);
+    generation_->cancel();
+    ended_ = true;
+    int status = 200;
+    if (out.status != 0) {  // the stream has begun
+      ChatStream::append_error(out.data, error);
+    } else {
+      out.data.clear();
+      const ErrorBody body = error_body(error);
+      status = body.status;
+      finish_plain(out, error_output(body));
+      if (status == 429 || status == 503) out.headers.emplace_back("Retry-After", "1");
+    }
+    out.finished = true;
+    routes_.metrics_.count_http(Handler::kChatCompletions, "POST", status);
+  }
+
+  void observe(const OutputDelta& delta) {
+    if (delta.finish_reason == FinishReason::kAbort) aborted_ = true;
+    if (delta.index < 0 || delta.index >= num_choices_ || delta.token_ids.empty()) return;
+    const auto now = Clock::now();
+    if (!any_token_) {
+      any_token_ = true;
+      first_token_ = now;
+      routes_.metrics_.time_to_first_token_s.observe(seconds_since(start_));
+    } else if (last_token_[delta.index] != start_) {
+      routes_.metrics_.inter_token_s.observe(
+          std::chrono::duration<double>(now - last_token_[delta.index]).count());
+    }
+    last_token_[delta.index] = now;
+  }
+
+  void end(const Usage& usage) {
+    ended_ = true;
+    Metrics& metrics = routes_.metrics_;
+    metrics.e2e_latency_s.observe(seconds_since(start_));
+    metrics.request_prompt_tokens.observe(static_cast<double>(usage.prompt_tokens));
+    metrics.request_generation_tokens.observe(static_cast<double>(usage.completion_tokens));
+    metrics.request_params_n.observe(num_choices_);
+    if (any_token_ && usage.completion_tokens > 1) {
+      metrics.time_per_output_token_s.observe(seconds_since(first_token_) /
+                                              static_cast<double>(usage.completion_tokens - 1));
+    }
+  }
+
+  Routes& routes_;
+  const Clock::time_point start_ = Clock::now();
+  std::shared_ptr<Generation> generation_;
+  const bool stream_;
+  std::vector<std::pair<std::string, std::string>> headers_;
+  ChatStream events_;
+  ChatAnswer answer_;
+  const int num_choices_;
+  std::vector<Clock::time_point> last_token_;  // a choice; start_ before its first
+  Clock::time_point first_token_;
+  bool any_token_ = false, aborted_ = false, ended_ = false;
+};
+
+Routes::Routes(RoutesOptions options)
+    : options_(std::move(options)), start_time_s_(unix_time_s()) {}
+
+void Routes::set_engine(Engine* engine) {
+  engine_ = engine;
+  state_ = ServerState::kReady;
+}
+
+bool Routes::refuse_by_state(HttpOutput& out) const {
+  const Engine* engine = engine_;
+  if (state_ == ServerState::kReady && engine && engine->healthy()) return false;
+  const char* why = state_ == ServerState::kDraining ? "the server is shutting down"
+                    : engine                         ? "the engine has failed"
+                                                     : "the model is still loading";
+  out = error_output(make_error(ErrorCode::kUnavailable, "", "{}; try again later", why));
+  out.headers.emplace_back("Retry-After", "1");
+  out.close = state_ == ServerState::kDraining;
+  return true;
+}
+
+HttpOutput Routes::health() const {
+  const Engine* engine = engine_;
+  HttpOutput out;
+  if (state_ == ServerState::kReady && engine && engine->healthy()) {
+    out.status = 200;
+    out.finished = true;
+    return out;
+  }
+  const char* status = state_ == ServerState::kDraining ? "draining" : engine ? "dead" : "loading";
+  return json_output(503, fmt::format("{{\"status\":\"{}\"}}", status));
+}
+
+HttpOutput Routes::models() const {
+  const Engine* engine = engine_;
+  json::array cards;
+  for (const std::string& name : options_.served_model_names) {
+    json::object permission{{"id", "modelperm-" + random_hex()},
+                            {"object", "model_permission"},
+                            {"created", start_time_s_},
+                            {"allow_create_engine", false},
+                            {"allow_sampling", true},
+                            {"allow_logprobs", true},
+                            {"allow_search_indices", false},
+                            {"allow_view", true},
+                            {"allow_fine_tuning", false},
+                            {"organization", "*"},
+                            {"group", nullptr},
+                            {"is_blocking", false}};
+    json::array permissions;
+    permissions.push_back(std::move(permission));
+    json::object card;
+    card["id"] = name;
+    card["object"] = "model";
+    card["created"] = start_time_s_;
+    card["owned_by"] = "videre";
+    card["root"] = name;
+    card["parent"] = nullptr;
+    card["max_model_len"] = engine->info().max_model_len;
+    card["permission"] = std::move(permissions);
+    cards.push_back(std::move(card));
+  }
+  json::object body;
+  body["object"] = "list";
+  body["data"] = std::move(cards);
+  return json_output(200, to_json(body));
+}
+
+void Routes::add_common_headers(const HttpRequest& request, const std::string& request_id,
+                                HttpOutput& out) const {
+  out.headers.emplace_back("X-Request-Id", request_id);
+  const std::string_view origin = request.header("Origin");
+  if (origin.empty()) return;
+  const auto& origins = options_.allowed_origins;
+  const bool any = std::find(origins.begin(), origins.end(), "*") != origins.end();
+  if (!any && std::find(origins.begin(), origins.end(), origin) == origins.end()) return;
+  out.headers.emplace_back("Access-Control-Allow-Origin", any && !options_.allow_credentials
+                                                              ? std::string("*")
+                                                              : std::string(origin));
+  if (!any || options_.allow_credentials) out.headers.emplace_back("Vary", "Origin");
+  if (options_.allow_credentials) {
+    out.headers.emplace_back("Access-Control-Allow-Credentials", "true");
+  }
+}
+
+HttpOutput Routes::preflight(const HttpRequest& request) const {
+  HttpOutput out;
+  out.status = 200;
+  out.finished = true;
+  const auto all = [](const std::vector<std::string>& list) {
+    return std::find(list.begin(), list.end(), "*") != list.end();
+  };
+  out.headers.emplace_back("Access-Control-Allow-Methods",
+                           all(options_.allowed_methods)
+                               ? "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+                               : join(options_.allowed_methods));
+  const std::string_view asked = request.header("Access-Control-Request-Headers");
+  out.headers.emplace_back("Access-Control-Allow-Headers",
+                           all(options_.allowed_headers)
+                               ? std::string(asked.empty() ? "*" : asked.substr(0, 1024))
+                               : join(options_.allowed_headers));
+  out.headers.emplace_back("Access-Control-Max-Age", "600");
+  return out;
+}
+
+std::unique_ptr<Responder> Routes::chat(const HttpRequest& request, std::function<void()> wake,
+                                        HttpOutput& refused) {
+  if (refuse_by_state(refused)) return nullptr;
+  if (!is_json_type(request.header("Content-Type"))) {
+    refused = error_output(
+        error_body(400, "Bad Request", "Content-Type is not application/json; send JSON", "body"));
+    return nullptr;
+  }
+  auto parsed = parse_chat_request(std::string_view(request.body), options_.parse);
+  if (!parsed.ok()) {
+    refused = error_output(parsed.error());
+    return nullptr;
+  }
+  const auto& names = options_.served_model_names;
+  if (!parsed->model.empty() &&
+      std::find(names.begin(), names.end(), parsed->model) == names.end()) {
+    refused = error_output(make_error(ErrorCode::kNotFound, "model",
+                                      "The model {} does not exist; this server has {}",
+                                      quoted(parsed->model), quoted(names.at(0))));
+    return nullptr;
+  }
+  if (!parsed->ignored.empty()) {
+    log_warning("fields without effect in a request: {}", join(parsed->ignored));
+  }
+  std::string request_id(request.header("X-Request-Id"));
+  if (!valid_request_id(request_id)) request_id = parsed->request_id;
+  if (!valid_request_id(request_id)) request_id = random_hex();
+  if (options_.log_requests) {
+    log_info("request {}: {} messages, stream {}", request_id, parsed->request.messages.size(),
+             parsed->stream);
+  }
+
+  ChatAnswerOptions answer;
+  answer.id = "chatcmpl-" + request_id;
+  answer.model = parsed->model.empty() ? names.at(0) : parsed->model;
+  answer.created_s = unix_time_s();
+  answer.logprobs = parsed->logprobs;
+  answer.return_token_ids = parsed->return_token_ids;
+  answer.return_tokens_as_token_ids =
+      parsed->return_tokens_as_token_ids || options_.return_tokens_as_token_ids;
+  answer.include_usage = parsed->include_usage || options_.force_include_usage;
+  answer.continuous_usage = parsed->continuous_usage || options_.force_include_usage;
+  answer.prompt_tokens_details = options_.enable_prompt_tokens_details;
+  answer.role = options_.response_role;
+  const int num_choices = parsed->request.sampling.n;
+
+  auto submitted = engine_.load()->submit(std::move(parsed->request));
+  if (!submitted.ok()) {
+    refused = error_output(submitted.error());
+    if (refused.status == 429 || refused.status == 503) {
+      refused.headers.emplace_back("Retry-After", "1");
+    }
+    return nullptr;
+  }
+  HttpOutput head;
+  add_common_headers(request, request_id, head);
+  auto responder = std::make_unique<ChatResponder>(
+      *this, *submitted, std::move(answer), parsed->stream, num_choices, std::move(head.headers));
+  (*submitted)->set_listener(std::move(wake));
+  return responder;
+}
+
+std::unique_ptr<Responder> Routes::handle(HttpRequest request, std::function<void()> wake) {
+  HttpOutput out;
+  Handler handler = Handler::kOther;
+  bool counted = true;
+  const bool get = request.method == "GET";
+  const auto wrong_method = [&](const char* allowed) {
+    out = error_output(
+        error_body(405, "",
+                   fmt::format("{} is not a method of {}; use {}", request.method.substr(0, 32),
+                               request.path.substr(0, 200), allowed)));
+    out.headers.emplace_back("Allow", allowed);
+  };
+  if (request.method == "OPTIONS" && !request.header("Access-Control-Request-Method").empty()) {
+    out = preflight(request);
+  } else if (request.path == "/v1/chat/completions") {
+    handler = Handler::kChatCompletions;
+    if (request.method != "POST") {
+      wrong_method("POST");
+    } else if (auto responder = chat(request, std::move(wake), out)) {
+      return responder;
+    }
+  } else if (request.path == "/v1/models") {
+    handler = Handler::kModels;
+    if (!get) {
+      wrong_method("GET");
+    } else if (!refuse_by_state(out)) {
+      out = models();
+    }
+  } else if (request.path == "/health" || request.path == "/ping") {
+    counted = false;
+    if (get || (request.method == "POST" && request.path == "/ping")) {
+      out = health();
+    } else {
+      wrong_method("GET");
+    }
+  } else if (request.path == "/version") {
+    counted = false;
+    if (get) {
+      out =
+          json_output(200, fmt::format("{{\"version\":\"{}\",\"engine\":\"videre\"}}", VIDERE_VERSION));
+    } else {
+      wrong_method("GET");
+    }
+  } else if (request.path == "/metrics") {
+    counted = false;
+    if (get) {
+      out.status = 200;
+      out.finished = true;
+      out.headers.emplace_back("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
+      out.data = metrics_.text(engine_.load(), options_.served_model_names.at(0));
+    } else {
+      wrong_method("GET");
+    }
+  } else {
+    out = error_output(
+        error_body(404, "", fmt::format("there is no {}", request.path.substr(0, 200))));
+  }
+  if (counted) metrics_.count_http(handler, request.method, out.status);
+  std::string request_id(request.header("X-Request-Id"));
+  if (!valid_request_id(request_id)) request_id = random_hex();
+  add_common_headers(request, request_id, out);
+  return make_responder(std::move(out));
+}
+
+void Routes::refuse(int status, const std::string& message, HttpOutput& out) {
+  out = error_output(error_body(status, "", message));
+  metrics_.count_http(Handler::kOther, "", status);
+}
+
+}  // namespace videre
