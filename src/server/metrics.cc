@@ -144,7 +144,7 @@ void append_engine(Page& page, const Engine& engine) {
   page.head("videre_build_info", "gauge", "Version and model format.");
   page.out() +=
       fmt::format("videre_build_info{{version=\"{}\",quantization=\"{}\",device=\"{}\"}} 1.0\n",
-                  version(), escaped(engine.info().quantization), escaped(engine.info().device));
+                  VIDERE_VERSION, escaped(engine.info().quantization), escaped(engine.info().device));
 }
 
 }  // namespace

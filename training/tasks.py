@@ -1,0 +1,33 @@
+"""The mixture: which task comes how often, and how that shifts while training goes on."""
+import cv2
+
+from . import tasks_chart, tasks_clip, tasks_read, tasks_scene, tasks_talk
+from .text import Src
+
+# task -> (share at the start, share at the end)
+MIX = {
+    tasks_read.read_line: (40, 24), tasks_read.read_page: (12, 18), tasks_read.form: (5, 9), tasks_read.receipt_task: (4, 6),
+    tasks_scene.shapes: (11, 10), tasks_chart.chart: (5, 10), tasks_scene.pictures: (5, 7), tasks_clip.clips: (6, 12),
+    tasks_scene.thinking: (5, 6), tasks_talk.tools: (4, 5), tasks_talk.talk: (3, 2.5), tasks_scene.photo: (0.3, 0.3),
+}
+MAKERS, SHARES = list(MIX), list(MIX.values())
+
+
+def draw_sample(seed, level=1.0, held=False, maker=None, blank=False):
+    """One sample; the same seed always gives the same one."""
+    src = Src(seed, held=held, level=level, blank=blank)
+    cv2.setRNGSeed(seed & 0x7FFFFFFF)
+    ramp = min(1.0, level)
+    maker = maker or src.choices(MAKERS, [p + (q - p) * ramp for p, q in SHARES])[0]
+    return maker(src)
+
+
+EVALUATION = {
+    "read_line": lambda s: tasks_read.read_line(s, s.choice(["words", "words", "name", "number", "code"])),
+    "read_mixed": lambda s: tasks_read.read_line(s, "mixed"),
+    "read_page": lambda s: tasks_read.read_page(s, True), "read_asked": lambda s: tasks_read.read_page(s, False),
+    "form": tasks_read.form, "receipt": tasks_read.receipt_task,
+    "shapes": tasks_scene.shapes, "charts": tasks_chart.chart, "pictures": tasks_scene.pictures,
+    "clip_move": tasks_clip.move, "clip_order": tasks_clip.order, "clip_blink": tasks_clip.blink, "clip_words": tasks_clip.words,
+    "thinking": tasks_scene.thinking, "tools": tasks_talk.tools, "talk": tasks_talk.talk,
+}

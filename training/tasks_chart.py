@@ -1,0 +1,174 @@
+"""Bar, line and pie charts: which is largest, what is the value."""
+import math
+
+import cv2
+import numpy as np
+
+from . import draw, text
+from .sample import Sample, image
+
+ASK_TOP = ["Which is the largest?", "Which one is the largest?", "Which {w} is the largest?", "What has the highest value?",
+           "Which {w} has the highest value?", "Where is the maximum?", "Which is the highest?", "~Which {w} is the highest?", "~Which one has the largest value?"]
+ASK_LOW = ["Which is the smallest?", "Which {w} is the smallest?", "Which {w} has the lowest value?", "Which is the lowest?", "~Which one is the smallest?"]
+ASK_VALUE = ["What is the value of {x}?", "How much is {x}?", "What is the value for {x}?", "Which value does {x} have?", "Read the value of {x}.",
+             "How high is {x}?", "~Tell me the value of {x}.", "~What value does {x} have?"]
+ASK_KIND = ["What kind of chart is this?", "Which kind of chart is it?"]
+
+
+def labels_for(src, n):
+    """n short names for the bars."""
+    k = src.randrange(6)
+    if k == 0 and n <= 7:
+        i = src.randint(0, 7 - n)
+        return text.DAYS[i:i + n]
+    if k == 1:
+        i = src.randint(0, 12 - n)
+        return text.MONTHS[i:i + n]
+    if k == 2:
+        i = src.randint(0, 20)
+        return [chr(65 + i % 20 + j) if i < 20 else chr(65 + j) for j in range(n)]
+    if k == 3:
+        y = src.randint(1990, 2024)
+        return [str(y + i) for i in range(n)]
+    if src.blank:
+        return ["000"] * n
+    pool = [w for w in (text.GOODS if k == 4 else text.CITY) if len(w) <= 7 and text.is_held(w) == src.held]
+    pool += [w for w in (text.word(src, 6) for _ in range(12))] if len(pool) < n + 3 else []
+    out = src.sample(sorted(set(pool)), n)
+    return [w.capitalize() for w in out] if src.coin(0.5) else out
+
+
+def nice_step(top):
+    raw = top / 5
+    unit = 10 ** math.floor(math.log10(raw))
+    return next(unit * m for m in (1, 2, 5, 10) if unit * m >= raw)
+
+
+def chart(src):
+    kind = src.choices(["bar", "across", "line", "pie"], [45, 15, 20, 20])[0]
+    n = src.randint(2, 7 if kind != "pie" else 6)
+    names = labels_for(src, n)
+    scale = src.choice([10, 20, 50, 100, 100, 200, 500, 1000])
+    while True:
+        values = [src.randint(max(1, scale // 20), scale) for _ in range(n)]
+        ranked = sorted(values)
+        if ranked[-1] - ranked[-2] >= 0.05 * scale and (n == 1 or ranked[1] - ranked[0] >= 0.02 * scale):
+            break
+    h = src.choice([src.randint(180, 260), src.randint(200, 268), src.randint(275, 400)])
+    w = int(h * src.choice([1, src.uniform(0.9, 1.2), src.uniform(1.2, 1.5)]))
+    font, size = draw.pick_font(src), max(11, int(h * src.uniform(0.048, 0.07)))
+    white = src.coin(0.6)
+    base = (255, 255, 255) if white else draw.any_colour(src, 215, 255) if src.coin(0.7) else draw.any_colour(src, 5, 50)
+    ink = (20, 20, 20) if draw.luma(base) > 128 else (235, 235, 235)
+    img = np.empty((h, w, 3), np.uint8)
+    img[:] = base
+    tints = [c for c in text.COLOURS if sum(abs(p - q) for p, q in zip(base, text.COLOURS[c])) > 150]
+    tint = [draw.colour_like(src, src.choice(tints), 25)] * n if src.coin(0.5) and kind != "pie" else [
+        draw.colour_like(src, c, 20) for c in (src.sample(tints, n) if n <= len(tints) else src.choices(tints, k=n))]
+    printed = src.coin(0.45)
+    notes = []  # (x, baseline, text, size), x is the middle
+    heading = src.choice(["", "", text.word(src).capitalize()])
+    top = size * (2.0 if heading else 0.9) + (size if printed else 0)
+    if kind == "pie":
+        total, at = sum(values), src.uniform(0, 360)
+        r = min(w * 0.5 - 3.2 * size, (h - top) * 0.5 - 1.6 * size)
+        legend = src.coin(0.35)
+        cx, cy = (r + size if legend else w / 2), top + (h - top) / 2
+        if legend:
+            r = min(w * 0.3, (h - top) * 0.46)
+            cx = r + 0.5 * size
+        for i, v in enumerate(values):
+            sweep = 360 * v / total
+            t = np.radians(np.linspace(at, at + sweep, max(3, int(sweep / 4) + 2)))
+            pts = np.concatenate([[(cx, cy)], np.stack([cx + r * np.cos(t), cy + r * np.sin(t)], 1)])
+            cv2.fillPoly(img, [np.round(pts * 8).astype(np.int32)], tint[i], cv2.LINE_AA, 3)
+            mid = math.radians(at + sweep / 2)
+            if legend:
+                y = top + (i + 0.8) * 1.5 * size
+                cv2.rectangle(img, (int(cx + r + size), int(y - 0.7 * size)), (int(cx + r + 1.7 * size), int(y)), tint[i], -1)
+                wide = draw.width_of(font, size, names[i])
+                notes.append((cx + r + 2.1 * size + wide / 2, y, names[i], size))
+            else:
+                wide = draw.width_of(font, size, names[i])
+                notes.append((min(w - wide / 2 - 1, max(wide / 2 + 1, cx + (r + 0.9 * size + 0.25 * wide) * math.cos(mid))), cy + (r + 1.0 * size) * math.sin(mid) + 0.35 * size, names[i], size))
+            if printed and sweep > 25:
+                notes.append((cx + 0.62 * r * math.cos(mid), cy + 0.62 * r * math.sin(mid) + 0.35 * size, str(v), size))
+            at += sweep
+    else:
+        step = nice_step(max(values))
+        ceiling = step * math.ceil(max(values) / step * (1.0 if src.coin(0.6) else 1.1))
+        ticks = [int(step * i) for i in range(int(ceiling / step) + 1)] if step >= 1 else [0, int(ceiling)]
+        across = kind == "across"
+        side = max(draw.width_of(font, size, s) for s in (names if across else [str(t) for t in ticks])) + 0.8 * size
+        left, bottom, right = side, h - 1.6 * size, w - max(0.6 * size, 2 + draw.width_of(font, size, str(ticks[-1])) / 2 if across else 0) - (1.5 * size if across and printed else 0)
+        rule = tuple(int(0.75 * b + 0.25 * i) for b, i in zip(base, ink))
+        lined = src.coin(0.7)
+        for t in ticks:
+            f = t / ceiling
+            if across:
+                x = left + (right - left) * f
+                if lined:
+                    cv2.line(img, (int(x), int(top)), (int(x), int(bottom)), rule, 1)
+                notes.append((x, bottom + 1.15 * size, str(t), size))
+            else:
+                y = bottom - (bottom - top) * f
+                if lined:
+                    cv2.line(img, (int(left), int(y)), (int(right), int(y)), rule, 1)
+                notes.append((left - 0.4 * size - draw.width_of(font, size, str(t)) / 2, y + 0.35 * size, str(t), size))
+        cv2.line(img, (int(left), int(bottom)), (int(right), int(bottom)), ink, 1)
+        cv2.line(img, (int(left), int(top)), (int(left), int(bottom)), ink, 1)
+        pitch = ((bottom - top) if across else (right - left)) / n
+        half = pitch * src.uniform(0.25, 0.45)
+        small = size
+        if not across:
+            widest = max(draw.width_of(font, size, s) for s in names)
+            if widest > pitch * 0.95:
+                small = max(8, int(size * pitch * 0.95 / widest))
+        points = []
+        for i, v in enumerate(values):
+            mid = (top if across else left) + (i + 0.5) * pitch
+            f = v / ceiling
+            if across:
+                x = left + (right - left) * f
+                cv2.rectangle(img, (int(left) + 1, int(mid - half)), (round(x), int(mid + half)), tint[i], -1)
+                notes.append((left - 0.4 * size - draw.width_of(font, size, names[i]) / 2, mid + 0.35 * size, names[i], size))
+                if printed:
+                    notes.append((x + 0.3 * size + draw.width_of(font, size, str(v)) / 2, mid + 0.35 * size, str(v), size))
+                continue
+            y = bottom - (bottom - top) * f
+            points.append((mid, y))
+            if kind == "bar":
+                cv2.rectangle(img, (int(mid - half), round(y)), (int(mid + half), int(bottom) - 1), tint[i], -1)
+            notes.append((mid, bottom + 0.3 * size + small * 0.85, names[i], small))
+            if printed:
+                notes.append((mid, y - 0.35 * size, str(v), size))
+        if kind == "line":
+            pts = np.round(np.array(points) * 8).astype(np.int32)
+            cv2.polylines(img, [pts], False, tint[0], src.randint(1, 3), cv2.LINE_AA, 3)
+            for x, y in points:
+                draw.put_shape(img, "circle", x, y, max(2.5, 0.2 * size), tint[0])
+    page = draw.Page(img)
+    for x, y, s, z in notes:
+        page.text(x - draw.width_of(font, z, s) / 2, y, s, font, z, ink)
+    if heading:
+        page.text((w - draw.width_of(font, size, heading)) / 2, 1.2 * size, heading, font, size, ink)
+    noun = {"bar": "bar", "across": "bar", "line": "point", "pie": "slice"}[kind]
+    best, low = names[values.index(max(values))], names[values.index(min(values))]
+    turns, sub = [], []
+    asks = ["top", "value"] if kind != "pie" or printed else ["top"]
+    for ask in ([src.choice(asks)] if src.held else src.choices(asks, k=1) + src.choices(asks + ["low"], k=src.randint(1, 3))):
+        i = src.randrange(n)
+        if ask == "value" and kind == "pie" and 360 * values[i] / sum(values) <= 25:
+            ask, i = "top", 0
+        sub.append(ask)
+        if ask == "top":
+            turns.append((src.phrase(ASK_TOP, w=noun), best))
+        elif ask == "low":
+            turns.append((src.phrase(ASK_LOW, w=noun), low))
+        else:
+            turns.append((src.phrase(ASK_VALUE, x=names[i]), str(values[i])))
+    if not src.held and src.coin(0.1):
+        turns.insert(0, (src.phrase(ASK_KIND), f"It is a {'bar' if kind == 'across' else kind} chart."))
+    value = sub[-1] == "value"
+    return Sample("chart_value" if value else "chart_top", turns, [image(draw.wear(src, page.array()), page.chars)],
+                  check={"kind": "within" if value else "exact", "truth": turns[-1][1], "scale": max(values), "sub": kind + (" printed" if printed else "")})
