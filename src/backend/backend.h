@@ -206,8 +206,9 @@ class Backend {
 
 struct CpuOptions {
   int num_threads = 0;  // 0 = one a core
-  std::string_view
-      isa;  // "" = best the machine has; "plain", "avx2", "avx512" for tests and benches
+  /// "" is the best that the machine has; "plain", "avx2", "avx512" and "avx512_bf16" are for tests
+  /// and benches.
+  std::string_view isa;
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 

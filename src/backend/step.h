@@ -25,6 +25,7 @@ struct StepView {
   const int32_t* write_slots = nullptr;   // [num_seqs] Mamba state after the last row goes here
   const int32_t* block_tables = nullptr;  // [num_seqs, max_blocks] KV blocks in order of position
   int max_blocks = 0;
+  // No slot that a sequence reads is written by another of the same step, nor twice.
   // Extra states to keep (prefix cache, n > 1, rollback): the state after row `emit_rows[i]` of
   // sequence `emit_seqs[i]` (rows counted from the sequence's first row of this step) goes to slot
   // `emit_slots[i]`. Sorted by sequence, then row.

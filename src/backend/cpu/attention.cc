@@ -10,8 +10,8 @@
 namespace videre::cpu {
 namespace {
 
-constexpr int64_t kKeys = 64;       // keys at a time: K and V of 128 floats fill 64 KiB
-constexpr int64_t kTileRows = 48;   // query rows (token, head) of a tile: 4 register tiles
+constexpr int64_t kKeys = 64;      // keys at a time: K and V of 128 floats fill 64 KiB
+constexpr int64_t kTileRows = 48;  // query rows (token, head) of a tile: 4 register tiles
 
 // Scratch of one tile.
 struct Tile {
@@ -87,8 +87,7 @@ void CpuBackend::do_append_kv(View k_cache, View v_cache, ConstView k, ConstView
       const int64_t first = step.cu_seqlens[seq], length = step.cu_seqlens[seq + 1] - first;
       for (int64_t t = 0; t < length; ++t) {
         const int64_t position = step.context_lens[seq] + t;
-        const int64_t block =
-            step.block_tables[seq * step.max_blocks + position / block_size];
+        const int64_t block = step.block_tables[seq * step.max_blocks + position / block_size];
         for (int head = 0; head < params.num_kv_heads; ++head) {
           const auto put = [&](View cache, ConstView from, float scale) {
             kernels_.widen(line, row_at(from, first + t) + head * head_dim * size, from.dtype(),

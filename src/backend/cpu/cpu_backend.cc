@@ -13,13 +13,14 @@ namespace {
 const Kernels& choose_kernels(std::string_view isa) {
 #if defined(__x86_64__)
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                          __builtin_cpu_supports("avx512vbmi") &&
-                          __builtin_cpu_supports("avx512vnni");
+  const bool has_avx512 =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
   const bool has_bf16 = has_avx512 && __builtin_cpu_supports("avx512bf16");
   if (isa == "plain") return plain_kernels();
   if (isa == "avx2" && has_avx2) return avx2_kernels();
+  if (isa == "avx512" && has_avx512) return avx512_kernels();
   if (has_bf16) return avx512_bf16_kernels();
   if (has_avx512) return avx512_kernels();
   if (has_avx2) return avx2_kernels();

@@ -9,7 +9,7 @@
 
 namespace videre::cpu {
 
-constexpr int64_t kPad = 16;         // floats in the widest register
+constexpr int64_t kPad = 16;           // floats in the widest register
 constexpr int64_t kPanelColumns = 32;  // weight rows that one packed panel interleaves
 
 constexpr int64_t pad_up(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
@@ -42,6 +42,12 @@ struct Kernels {
   float (*softmax_block)(float* x, int64_t n, float scale, float* max, float* sum);
   /// x[i] = exp(x[i] - max); returns the sum.
   float (*exp_sum)(float* x, const float* from, float max, int64_t n);
+
+  // Logits. NaN loses every comparison.
+  int64_t (*argmax)(const float* x, int64_t n);  // lowest index of the largest; 0 when none is
+  int64_t (*count_greater)(const float* x, float than, int64_t n);
+  /// argmax of x[i] - log(e_i), e_i exponential noise made of (key, i): a draw from softmax(x).
+  int64_t (*gumbel_argmax)(const float* x, int64_t n, uint64_t key);
 
   /// C[m, n] (+)= sum_k A[m, k] B[k, n] with A at a[m * a_row + k * a_col]; n is padded.
   /// k ascends in one accumulator, so a row's bits do not depend on m.

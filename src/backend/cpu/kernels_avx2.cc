@@ -1,4 +1,4 @@
-// The kernels for AVX2 and FMA (x86-64-v3).
+// The kernels for AVX2 with FMA.
 #include "backend/cpu/kernels_body.h"
 
 namespace videre::cpu {

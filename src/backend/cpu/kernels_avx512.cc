@@ -1,5 +1,6 @@
 // The kernels for AVX-512, and with AVX512-BF16 the bf16 products: vdpbf16ps multiplies pairs of
 // bf16 and adds both to a float lane.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 about its own intrinsics
 #include <immintrin.h>
 
 #include "backend/cpu/kernels_body.h"
@@ -73,8 +74,7 @@ VIDERE_INLINE __m512i e4m3_to_bf16(__m256i codes) {
   };
   const __m512i wide = _mm512_cvtepu8_epi16(codes);
   const __m512i magnitude = _mm512_and_si512(wide, _mm512_set1_epi16(0x7f));
-  const __m512i sign =
-      _mm512_slli_epi16(_mm512_and_si512(wide, _mm512_set1_epi16(0x80)), 8);
+  const __m512i sign = _mm512_slli_epi16(_mm512_and_si512(wide, _mm512_set1_epi16(0x80)), 8);
   const __m512i normal =
       _mm512_add_epi16(_mm512_slli_epi16(magnitude, 4), _mm512_set1_epi16(0x3c00));
   const __mmask32 small = _mm512_testn_epi16_mask(wide, _mm512_set1_epi16(0x78));
@@ -178,8 +178,7 @@ VIDERE_INLINE void gemv_tile(float* out, int64_t out_row, const char* weight, in
       const __mmask16 part = left < 16 ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
-        const __m128i codes =
-            _mm_maskz_loadu_epi8(part, scales + r * scale_row_bytes + k0 / 16);
+        const __m128i codes = _mm_maskz_loadu_epi8(part, scales + r * scale_row_bytes + k0 / 16);
         block[r] = (__m512)e4m3_vector((VU)_mm512_cvtepu8_epi32(codes));
       }
     }
@@ -207,14 +206,13 @@ VIDERE_INLINE void gemv_tile(float* out, int64_t out_row, const char* weight, in
         }
         if constexpr (kFormat == RowFormat::kNvfp4) {
           // Lanes 0-7 belong to one block of 16, lanes 8-15 to the next.
-          const __m512i pick = _mm512_add_epi32(
-              _mm512_set1_epi32((int)(2 * step)),
-              _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0));
+          const __m512i pick =
+              _mm512_add_epi32(_mm512_set1_epi32((int)(2 * step)),
+                               _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0));
           const __m512 factor = _mm512_permutexvar_ps(pick, block[r]);
 #pragma GCC unroll 4
           for (int m = 0; m < kM; ++m) {
-            const __m512 products =
-                _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)w, input[m]);
+            const __m512 products = _mm512_dpbf16_ps(_mm512_setzero_ps(), (__m512bh)w, input[m]);
             acc[r][m] = _mm512_fmadd_ps(products, factor, acc[r][m]);
           }
         } else {

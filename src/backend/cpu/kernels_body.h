@@ -165,23 +165,23 @@ void narrow(void* dst, const float* src, DType dtype, int64_t n) {
 
 // --- Rows ---
 
-// body(i, load, store) over whole vectors and the part at the end.
-#define VIDERE_FOR_ROW(n, ...)                                             \
-  {                                                                        \
-    int64_t i = 0;                                                         \
-    for (; i + kLanes <= (n); i += kLanes) {                               \
-      const auto get = [&](const float* p) VIDERE_LAMBDA { return load(p + i); };        \
-      const auto put = [&](float* p, VF v) VIDERE_LAMBDA { store(p + i, v); };           \
-      __VA_ARGS__                                                          \
-    }                                                                      \
-    if (i < (n)) {                                                         \
-      const int64_t rest = (n)-i;                                          \
-      const auto get = [&](const float* p) VIDERE_LAMBDA { return load_part(p + i, rest); };   \
-      const auto put = [&](float* p, VF v) VIDERE_LAMBDA { store_part(p + i, v, rest); };      \
-      __VA_ARGS__                                                          \
-    }                                                                      \
-  }
 #define VIDERE_LAMBDA __attribute__((always_inline, unused))
+// body(i, load, store) over whole vectors and the part at the end.
+#define VIDERE_FOR_ROW(n, ...)                                                               \
+  {                                                                                          \
+    int64_t i = 0;                                                                           \
+    for (; i + kLanes <= (n); i += kLanes) {                                                 \
+      const auto get = [&](const float* p) VIDERE_LAMBDA { return load(p + i); };            \
+      const auto put = [&](float* p, VF v) VIDERE_LAMBDA { store(p + i, v); };               \
+      __VA_ARGS__                                                                            \
+    }                                                                                        \
+    if (i < (n)) {                                                                           \
+      const int64_t rest = (n) - i;                                                          \
+      const auto get = [&](const float* p) VIDERE_LAMBDA { return load_part(p + i, rest); }; \
+      const auto put = [&](float* p, VF v) VIDERE_LAMBDA { store_part(p + i, v, rest); };    \
+      __VA_ARGS__                                                                            \
+    }                                                                                        \
+  }
 
 void rms_norm(float* x, const float* weight, int64_t n, float eps) {
   VF squares{};
@@ -270,6 +270,70 @@ float softmax_block(float* x, int64_t n, float factor, float* running_max, float
   *running_sum = *running_sum * correction + exp_sum(x, x, new_max, n);
   *running_max = new_max;
   return correction;
+}
+
+// --- Logits ---
+
+// The largest of values that `value(i, n)` gives, n of them from i on, the rest -infinity.
+template <typename Value>
+VIDERE_INLINE int64_t argmax_of(int64_t n, Value value) {
+  VI lane;
+  for (int j = 0; j < kLanes; ++j) lane[j] = j;
+  const float lowest = -__builtin_inff();
+  VF best = splat(0) + lowest;
+  VI where{};  // vocabularies stay far below 2^31
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const VF v = value(i, n - i < kLanes ? n - i : kLanes);
+    const VI better = v > best;
+    best = better ? v : best;
+    where = better ? lane + (int32_t)i : where;
+  }
+  float top = lowest;
+  int64_t index = 0;
+  for (int j = 0; j < kLanes; ++j) {
+    if (best[j] > top || (best[j] == top && top > lowest && where[j] < index)) {
+      top = best[j];
+      index = where[j];
+    }
+  }
+  return index;
+}
+
+int64_t argmax(const float* x, int64_t n) {
+  return argmax_of(n, [&](int64_t i, int64_t count) VIDERE_LAMBDA {
+    return count == kLanes ? load(x + i) : load_part(x + i, count, -__builtin_inff());
+  });
+}
+
+int64_t count_greater(const float* x, float than, int64_t n) {
+  VI total{};
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) total -= load(x + i) > than;
+  int64_t count = 0;
+  for (int j = 0; j < kLanes; ++j) count += total[j];
+  for (; i < n; ++i) count += x[i] > than;
+  return count;
+}
+
+int64_t gumbel_argmax(const float* x, int64_t n, uint64_t key) {
+  const uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+  VU lane;
+  for (int j = 0; j < kLanes; ++j) lane[j] = (uint32_t)j;
+  return argmax_of(n, [&](int64_t i, int64_t count) VIDERE_LAMBDA {
+    VU h = (lane + (uint32_t)i) * 0x9e3779b1u + low;
+    h = (h ^ (h >> 16)) * 0x21f0aaadu;
+    h = (h ^ (h >> 15)) * 0xd35a2d97u;
+    h = (h ^ (h >> 15) ^ high) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    h ^= h >> 16;
+    // e = -log(1 - u), fine-grained near 0, where unlikely tokens win.
+    VF u = (__builtin_convertvector(h, VF) + 0.5f) * 0x1p-32f;
+    u = min(u, splat(1 - 0x1p-24f));
+    const VF rest = 1.0f - u, taken = 1.0f - rest;
+    const VF e = taken > 0.0f ? -vlog(rest) * (u / taken) : u;
+    const VF v = count == kLanes ? load(x + i) : load_part(x + i, count, -__builtin_inff());
+    return v - vlog(e);
+  });
 }
 
 // --- Products ---
@@ -368,7 +432,8 @@ void dequantize(float* dst, const void* row, const uint8_t* scales, RowFormat fo
       return widen(dst, bytes + k0, DType::kF8E4M3, n);
     case RowFormat::kNvfp4: {
       // Twice the magnitude of each code, signed.
-      static constexpr int8_t kDoubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+      static constexpr int8_t kDoubled[16] = {0, 1,  2,  3,  4,  6,  8,  12,
+                                              0, -1, -2, -3, -4, -6, -8, -12};
       for (int64_t k = 0; k < n; k += 16) {
         const float half_scale = 0.5f * e4m3_scalar(scales[(k0 + k) / 16]);
         const uint8_t* codes = (const uint8_t*)row + (k0 + k) / 2;
@@ -464,6 +529,9 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.dot = dot;
   kernels.softmax_block = softmax_block;
   kernels.exp_sum = exp_sum;
+  kernels.argmax = argmax;
+  kernels.count_greater = count_greater;
+  kernels.gumbel_argmax = gumbel_argmax;
   kernels.gemm = gemm;
   kernels.transpose = transpose;
   kernels.dequantize = dequantize;

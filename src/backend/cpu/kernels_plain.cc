@@ -1,4 +1,4 @@
-// The kernels for the compiler's baseline: SSE2 on x86-64, NEON on Arm.
+// The kernels for any CPU: vectors of four floats, which the compiler maps to SSE2 or plain code.
 #include "backend/cpu/kernels_body.h"
 
 namespace videre::cpu {

@@ -36,8 +36,7 @@ struct WeightRows {
 WeightRows rows_of(const Weight& weight) {
   WeightRows rows{};
   rows.data = static_cast<const char*>(weight.data.raw());
-  rows.row_bytes =
-      weight.data.stride(0) * static_cast<int64_t>(dtype_size(weight.data.dtype()));
+  rows.row_bytes = weight.data.stride(0) * static_cast<int64_t>(dtype_size(weight.data.dtype()));
   rows.exact_in_bf16 = true;
   switch (weight.format) {
     case WeightFormat::kPlain:
@@ -59,8 +58,8 @@ WeightRows rows_of(const Weight& weight) {
 }
 
 float load_float(ConstView view, int64_t i) {
-  const char* p = static_cast<const char*>(view.raw()) +
-                  i * static_cast<int64_t>(dtype_size(view.dtype()));
+  const char* p =
+      static_cast<const char*>(view.raw()) + i * static_cast<int64_t>(dtype_size(view.dtype()));
   if (view.dtype() == DType::kF32) {
     float value;
     std::memcpy(&value, p, 4);
@@ -105,8 +104,8 @@ void CpuBackend::do_linear(View out, const Operand& operand, const Weight& weigh
       for (int64_t j = 0; j < count; ++j) {
         line[j] = sums[i * sums_row + j] * scales[j] + biases[j];
       }
-      char* to = row_at(out, first_row + i) +
-                 first_column * static_cast<int64_t>(dtype_size(out.dtype()));
+      char* to =
+          row_at(out, first_row + i) + first_column * static_cast<int64_t>(dtype_size(out.dtype()));
       kernels_.narrow(to, line, out.dtype(), count);
     }
   };

@@ -14,8 +14,7 @@ void CpuBackend::do_normalize_pixels(View out, ConstView rgb, std::array<float, 
   float table[3][256];
   for (int channel = 0; channel < 3; ++channel) {
     for (int value = 0; value < 256; ++value) {
-      table[channel][value] =
-          (static_cast<float>(value) / 255.0f - mean[channel]) / std[channel];
+      table[channel][value] = (static_cast<float>(value) / 255.0f - mean[channel]) / std[channel];
     }
   }
   pool_.parallel_for(out.dim(0) * 3 * height, row_grain(width),
@@ -40,7 +39,8 @@ void CpuBackend::do_patchify(View out, ConstView pixels, int patch_size) {
         for (int64_t y = 0; y < p; ++y) {
           const char* from = row_at(pixels, (tile * 3 + channel) * pixels.dim(2) + r * p + y);
           for (int64_t c = 0; c < cols; ++c) {
-            char* to = row_at(out, tile * rows * cols + r * cols + c) + (channel * p + y) * p * size;
+            char* to =
+                row_at(out, tile * rows * cols + r * cols + c) + (channel * p + y) * p * size;
             std::memcpy(to, from + c * p * size, p * size);
           }
         }
@@ -52,25 +52,24 @@ void CpuBackend::do_patchify(View out, ConstView pixels, int patch_size) {
 void CpuBackend::do_assemble_tokens(View out, ConstView patches, ConstView positions,
                                     ConstView prefix) {
   const int64_t tokens = out.dim(1), width = out.dim(2), num_prefix = tokens - patches.dim(1);
-  pool_.parallel_for(out.dim(0) * tokens, row_grain(width),
-                     [&](int64_t begin, int64_t end, int worker) {
-                       float* line = scratch(worker, 2 * pad_up(width));
-                       float* position = line + pad_up(width);
-                       for (int64_t row = begin; row < end; ++row) {
-                         const int64_t tile = row / tokens, token = row % tokens;
-                         if (token < num_prefix) {
-                           kernels_.widen(line, row_at(prefix, token), prefix.dtype(), width);
-                         } else {
-                           const int64_t patch = token - num_prefix;
-                           kernels_.widen(line, row_at(patches, tile * patches.dim(1) + patch),
-                                          patches.dtype(), width);
-                           kernels_.widen(position, row_at(positions, patch), positions.dtype(),
-                                          width);
-                           kernels_.add(line, position, width);
-                         }
-                         kernels_.narrow(row_at(out, row), line, out.dtype(), width);
-                       }
-                     });
+  pool_.parallel_for(
+      out.dim(0) * tokens, row_grain(width), [&](int64_t begin, int64_t end, int worker) {
+        float* line = scratch(worker, 2 * pad_up(width));
+        float* position = line + pad_up(width);
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t tile = row / tokens, token = row % tokens;
+          if (token < num_prefix) {
+            kernels_.widen(line, row_at(prefix, token), prefix.dtype(), width);
+          } else {
+            const int64_t patch = token - num_prefix;
+            kernels_.widen(line, row_at(patches, tile * patches.dim(1) + patch), patches.dtype(),
+                           width);
+            kernels_.widen(position, row_at(positions, patch), positions.dtype(), width);
+            kernels_.add(line, position, width);
+          }
+          kernels_.narrow(row_at(out, row), line, out.dtype(), width);
+        }
+      });
 }
 
 void CpuBackend::do_pixel_shuffle(View out, ConstView x, int rows, int cols, int factor,
