@@ -45,6 +45,7 @@ using Parser = http::request_parser<http::string_body>;
 
 constexpr size_t kReadAhead = 64u << 10;  // pipelined bytes kept while an answer is written
 constexpr size_t kReadPiece = 256u << 10;
+constexpr auto kRefusalTime = std::chrono::seconds(5);
 
 const char* reason_phrase(int status) {
   switch (status) {
@@ -60,12 +61,10 @@ const char* reason_phrase(int status) {
       return "Not Found";
     case 405:
       return "Method Not Allowed";
-    case 408:
-      return "Request Timeout";
     case 413:
-      return "Payload Too Large";
+      return "Content Too Large";
     case 422:
-      return "Unprocessable Entity";
+      return "Unprocessable Content";
     case 429:
       return "Too Many Requests";
     case 431:
@@ -248,16 +247,17 @@ class Server : public HttpServer {
 
   const HttpLimits limits_;
   HttpApp* app_;
+  // Before io_, whose destructor drops the sessions that are left, and they call remove().
+  std::set<Session*> sessions_;
+  std::atomic<int> num_connections_{0};
+  std::mutex mutex_;
+  std::condition_variable changed_;
   asio::io_context io_{1};
   tcp::acceptor acceptor_;
   int port_ = 0;
   std::thread thread_;
   std::atomic<bool> stopped_{false};
   bool stopping_ = false;  // io thread
-  std::set<Session*> sessions_;
-  std::atomic<int> num_connections_{0};
-  std::mutex mutex_;
-  std::condition_variable changed_;
 };
 
 Session::Session(tcp::socket socket, Server& server)
@@ -322,18 +322,17 @@ asio::awaitable<void> Session::refuse(int status, std::string message) {
   std::string text = head_text(out, false, false);
   text += out.data;
   if (co_await write(text)) {
-    // Reads what the client still sends for a moment: closing on unread bytes would reset the
-    // connection and could destroy the answer on its way.
+    // Reads what the client still sends: closing on unread bytes would reset the connection and
+    // could destroy the answer on its way. Clients write a whole body before they read.
     error_code error;
     stream_.socket().shutdown(tcp::socket::shutdown_send, error);
     std::string sink(kReadPiece, '\0');
-    size_t total = 0;
-    while (total < (4u << 20)) {
+    const auto deadline = Clock::now() + kRefusalTime;
+    while (Clock::now() < deadline) {
       stream_.expires_after(std::chrono::milliseconds(500));
-      const size_t n = co_await stream_.async_read_some(
-          asio::buffer(sink), asio::redirect_error(asio::use_awaitable, error));
+      co_await stream_.async_read_some(asio::buffer(sink),
+                                       asio::redirect_error(asio::use_awaitable, error));
       if (error) break;
-      total += n;
     }
   }
   close();

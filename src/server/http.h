@@ -55,7 +55,7 @@ class HttpApp {
   virtual ~HttpApp() = default;
   /// `wake` may be called from any thread, also after the responder is gone.
   virtual std::unique_ptr<Responder> handle(HttpRequest request, std::function<void()> wake) = 0;
-  /// Fills an answer to what never became a request: bad framing, sizes, time.
+  /// Fills an answer to what never became a request: bad framing, sizes.
   virtual void refuse(int status, const std::string& message, HttpOutput& out) = 0;
 };
 

@@ -132,6 +132,9 @@ void append_engine(Page& page, const Engine& engine) {
     page.line("vllm:request_success_total", static_cast<double>(count),
               fmt::format("finished_reason=\"{}\"", reason));
   }
+  page.head("videre_kv_blocks", "gauge", "Blocks of the attention cache.");
+  page.line("videre_kv_blocks", stats.kv_blocks_used, "state=\"used\"");
+  page.line("videre_kv_blocks", stats.kv_blocks_total, "state=\"total\"");
   page.head("videre_state_slots", "gauge", "Mamba state slots.");
   page.line("videre_state_slots", stats.state_slots_used, "state=\"used\"");
   page.line("videre_state_slots", stats.state_slots_total, "state=\"total\"");
@@ -142,9 +145,9 @@ void append_engine(Page& page, const Engine& engine) {
       "enable_prefix_caching=\"False\",mamba_cache_mode=\"none\",cache_dtype=\"auto\"}} 1.0\n",
       plan.block_size, plan.num_kv_blocks);
   page.head("videre_build_info", "gauge", "Version and model format.");
-  page.out() +=
-      fmt::format("videre_build_info{{version=\"{}\",quantization=\"{}\",device=\"{}\"}} 1.0\n",
-                  VIDERE_VERSION, escaped(engine.info().quantization), escaped(engine.info().device));
+  page.out() += fmt::format(
+      "videre_build_info{{version=\"{}\",quantization=\"{}\",device=\"{}\"}} 1.0\n", VIDERE_VERSION,
+      escaped(engine.info().quantization), escaped(engine.info().device));
 }
 
 }  // namespace
@@ -187,9 +190,11 @@ void Metrics::count_http(Handler handler, const std::string& method, int status)
       .fetch_add(1, std::memory_order_relaxed);
 }
 
-std::string Metrics::text(const Engine* engine, const std::string& model_name) const {
+std::string Metrics::text(const Engine* engine, const std::string& model_name,
+                          int num_in_flight) const {
   Page page(fmt::format("model_name=\"{}\",engine=\"0\"", escaped(model_name)));
   if (engine) append_engine(page, *engine);
+  page.gauge("videre_chat_requests_in_flight", "Chat answers in the making.", num_in_flight);
   page.histogram("vllm:time_to_first_token_seconds", "Arrival to first token.",
                  time_to_first_token_s);
   page.histogram("vllm:inter_token_latency_seconds", "Between outputs of a choice.", inter_token_s);

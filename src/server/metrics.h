@@ -40,7 +40,7 @@ class Metrics {
 
   void count_http(Handler handler, const std::string& method, int status);
   /// The whole page. `engine` may be null: then only the server's own figures appear.
-  std::string text(const Engine* engine, const std::string& model_name) const;
+  std::string text(const Engine* engine, const std::string& model_name, int num_in_flight) const;
 
  private:
   static constexpr int kNumMethods = 3, kNumClasses = 6;  // GET, POST, other; 0xx..5xx

@@ -36,6 +36,7 @@ class ChatParser {
   Status parse_logprobs(JsonFields& fields);
   Status parse_logit_bias(const json::value& value);
   Status refuse_unsupported(JsonFields& fields);
+  Status check_without_effect(JsonFields& fields);
   Status count_media() const;
 
   const ChatParseOptions& options_;
@@ -48,6 +49,16 @@ Error wrong_type(const std::string& path, std::string_view expected, const json:
   return invalid_argument("body." + path, "{} is {}; expected {}", path, shown(seen), expected);
 }
 
+Status parse_uuid(const json::value* value, const std::string& path, MediaItem& media) {
+  if (!value || value->is_null()) return {};
+  if (!value->is_string() || value->get_string().size() > kMaxName) {
+    return wrong_type(path + ".uuid", fmt::format("a string of at most {} bytes", kMaxName),
+                      *value);
+  }
+  media.uuid = value->get_string();
+  return {};
+}
+
 Status ChatParser::parse_url(const json::value& value, const std::string& path, MediaItem& media) {
   const json::value* url = &value;
   if (value.is_object()) {
@@ -56,9 +67,7 @@ Status ChatParser::parse_url(const json::value& value, const std::string& path, 
       return invalid_argument("body." + path + ".url",
                               "{}.url is missing; expected an http(s):, data: or file: URL", path);
     }
-    if (const json::value* uuid = json_find(value, "uuid"); uuid && uuid->is_string()) {
-      media.uuid = uuid->get_string();
-    }
+    VIDERE_RETURN_IF_ERROR(parse_uuid(json_find(value, "uuid"), path, media));
   }
   if (!url->is_string()) return wrong_type(path + ".url", "a URL as a string", *url);
   const std::string_view text = url->get_string();
@@ -106,15 +115,8 @@ Status ChatParser::parse_part(const json::value& value, const std::string& path,
                               "{}.type is missing; expected text, image_url or video_url", path);
     }
   }
-  fields.accept({"uuid", "detail", "cache_control", "annotations", "signature"});
-  const json::value* uuid = fields.find("uuid");
-  if (uuid) {
-    if (!uuid->is_string() || uuid->get_string().size() > kMaxName) {
-      return wrong_type(path + ".uuid", fmt::format("a string of at most {} bytes", kMaxName),
-                        *uuid);
-    }
-    part.media.uuid = uuid->get_string();
-  }
+  fields.accept({"detail", "cache_control", "annotations", "signature"});
+  VIDERE_RETURN_IF_ERROR(parse_uuid(fields.find("uuid"), path, part.media));
   if (type == "text" || type == "input_text" || type == "output_text" || type == "refusal" ||
       type == "thinking") {
     const char* key = type == "refusal" ? "refusal" : type == "thinking" ? "thinking" : "text";
@@ -520,9 +522,30 @@ Status ChatParser::refuse_unsupported(JsonFields& fields) {
     VIDERE_RETURN_IF_ERROR(fields.status());
     if (on) return unsupported(key);
   }
-  fields.accept({"user", "metadata", "store", "service_tier", "parallel_tool_calls",
-                 "include_reasoning", "length_penalty", "best_of", "spaces_between_special_tokens",
-                 "guided_decoding_backend", "guided_whitespace_pattern", "vllm_xargs"});
+  return check_without_effect(fields);
+}
+
+// Known fields that change nothing here; a wrong type in them is a client's mistake all the same.
+Status ChatParser::check_without_effect(JsonFields& fields) {
+  std::string text;
+  for (const char* key :
+       {"user", "service_tier", "guided_decoding_backend", "guided_whitespace_pattern"}) {
+    fields.string(key, text, kMaxText);
+  }
+  bool flag = false;
+  for (const char* key :
+       {"store", "parallel_tool_calls", "include_reasoning", "spaces_between_special_tokens"}) {
+    fields.boolean(key, flag);
+  }
+  double length_penalty = 0;
+  fields.number("length_penalty", length_penalty, {-kInfinity, kInfinity});
+  int64_t best_of = 0;
+  fields.integer("best_of", best_of, 1, INT64_MAX);
+  VIDERE_RETURN_IF_ERROR(fields.status());
+  for (const char* key : {"metadata", "vllm_xargs"}) {
+    const json::value* value = fields.find(key);
+    if (value && !value->is_object()) return wrong_type(key, "an object", *value);
+  }
   return {};
 }
 
@@ -543,8 +566,8 @@ Status ChatParser::count_media() const {
                             "prompt (--limit-mm-per-prompt)",
                             count, kind, limit, kind);
   };
-  VIDERE_RETURN_IF_ERROR(check("image", images, 64));
-  return check("video", videos, 8);
+  VIDERE_RETURN_IF_ERROR(check("image", images, 999));
+  return check("video", videos, 999);
 }
 
 Status ChatParser::parse(const json::object& body) {
@@ -596,7 +619,8 @@ Status ChatParser::parse(const json::object& body) {
     out_.include_usage = stream_options->get_object().empty();
     inner.boolean("include_usage", out_.include_usage);
     inner.boolean("continuous_usage_stats", out_.continuous_usage);
-    inner.accept({"include_obfuscation"});
+    bool obfuscation = false;
+    inner.boolean("include_obfuscation", obfuscation);
     VIDERE_RETURN_IF_ERROR(inner.status());
     out_.continuous_usage = out_.continuous_usage && out_.include_usage;
     inner.collect_ignored(out_.ignored);

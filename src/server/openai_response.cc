@@ -226,7 +226,7 @@ std::string ChatAnswer::to_json(const Usage& usage) const {
 }
 
 ChatStream::ChatStream(ChatAnswerOptions options, int num_choices)
-    : options_(std::move(options)), started_(num_choices), completion_tokens_(num_choices) {}
+    : options_(std::move(options)), completion_tokens_(num_choices) {}
 
 void ChatStream::append_chunk(std::string& out, json::object choice, const Usage* usage) const {
   json::object chunk;
@@ -244,18 +244,20 @@ void ChatStream::append_chunk(std::string& out, json::object choice, const Usage
 }
 
 void ChatStream::append(std::string& out, const OutputDelta& delta, const Usage& usage) {
-  if (delta.index < 0 || delta.index >= static_cast<int>(started_.size())) return;
+  if (delta.index < 0 || delta.index >= static_cast<int>(completion_tokens_.size())) return;
   Usage running = usage;
   const Usage* shown_usage = options_.continuous_usage ? &running : nullptr;
   running.completion_tokens = completion_tokens_[delta.index];
-  if (!started_[delta.index]) {
-    started_[delta.index] = true;
-    json::object choice;
-    choice["index"] = delta.index;
-    choice["delta"] = json::object{{"role", options_.role}, {"content", ""}};
-    choice["logprobs"] = nullptr;
-    choice["finish_reason"] = nullptr;
-    append_chunk(out, std::move(choice), shown_usage);
+  if (!started_) {  // the first output of any choice brings the role chunks of all
+    started_ = true;
+    for (size_t i = 0; i < completion_tokens_.size(); ++i) {
+      json::object choice;
+      choice["index"] = i;
+      choice["delta"] = json::object{{"role", options_.role}, {"content", ""}};
+      choice["logprobs"] = nullptr;
+      choice["finish_reason"] = nullptr;
+      append_chunk(out, std::move(choice), shown_usage);
+    }
   }
   completion_tokens_[delta.index] += static_cast<int64_t>(delta.token_ids.size());
   running.completion_tokens = completion_tokens_[delta.index];

@@ -24,7 +24,7 @@ struct ChatParseOptions {
   bool exclude_tools_when_tool_choice_none = false;
   int max_logprobs = 20;  // -1 = no cap
   int64_t max_n = 128;
-  std::map<std::string, int> limit_mm_per_prompt;  // unset: 64 pictures, 8 videos
+  std::map<std::string, int> limit_mm_per_prompt;  // unset: 999 of a kind
   std::string default_chat_template_kwargs_json;   // request's keys win
 };
 
@@ -74,7 +74,6 @@ class ChatAnswer {
   ChatAnswer(ChatAnswerOptions options, int num_choices);
   void add(OutputDelta delta);
   std::string to_json(const Usage& usage) const;
-  FinishReason finish_reason(int index) const { return choices_[index].finish_reason; }
 
  private:
   ChatAnswerOptions options_;
@@ -95,7 +94,7 @@ class ChatStream {
   void append_chunk(std::string& out, json::object choice, const Usage* usage) const;
 
   ChatAnswerOptions options_;
-  std::vector<bool> started_;
+  bool started_ = false;
   std::vector<int64_t> completion_tokens_;  // a choice
 };
 

@@ -68,8 +68,24 @@ std::string join(const std::vector<std::string>& parts) {
   return out;
 }
 
-// An id in a message: at most 200 bytes of what came in.
+// A name in a message: at most 200 bytes of what came in.
 std::string quoted(std::string_view text) { return fmt::format("`{}`", text.substr(0, 200)); }
+
+// A field's path as a log line may show it: "messages.3.x" as "messages.N.x", no control bytes.
+std::string log_name(std::string_view path) {
+  std::string out;
+  for (size_t start = 0; start <= path.size();) {
+    const size_t end = std::min(path.find('.', start), path.size());
+    std::string part(path.substr(start, end - start));
+    if (!part.empty() && part.find_first_not_of("0123456789") == part.npos) part = "N";
+    for (char& c : part) {
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+    }
+    out += (start > 0 ? "." : "") + part;
+    start = end + 1;
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -80,8 +96,9 @@ class ChatResponder : public Responder {
  public:
   ChatResponder(Routes& routes, std::shared_ptr<Generation> generation, ChatAnswerOptions options,
                 bool stream, int num_choices,
-                std::vector<std::pair<std::string, std::string>> headers)
+                std::vector<std::pair<std::string, std::string>> headers, Clock::time_point arrival)
       : routes_(routes),
+        start_(arrival),
         generation_(std::move(generation)),
         stream_(stream),
         headers_(std::move(headers)),
@@ -114,22 +131,18 @@ class ChatResponder : public Responder {
         answer_.add(std::move(delta));
       }
     }
-    if (stream_ && out.status == 0 && !out.data.empty()) begin_stream(out);
-    if (!generation_->done()) return;
-    if (stream_) {
-      if (out.status == 0) begin_stream(out);
-      // A drain that ran out of time is an error to whoever was reading.
-      if (aborted_) {
-        ChatStream::append_error(out.data, make_error(ErrorCode::kUnavailable, "",
-                                                      "the request was aborted by the server"));
-      } else {
-        events_.append_end(out.data, usage);
-      }
-      out.finished = true;
-    } else if (aborted_) {
+    const bool done = generation_->done();
+    // A drain that ran out of time is an error to whoever was reading.
+    if (done && aborted_) {
       return fail(make_error(ErrorCode::kUnavailable, "",
-                             "the request was aborted by the server; try again"),
+                             "the request was aborted: the server is shutting down; try again"),
                   out);
+    }
+    if (stream_ && out.status == 0 && (done || !out.data.empty())) begin_stream(out);
+    if (!done) return;
+    if (stream_) {
+      events_.append_end(out.data, usage);
+      out.finished = true;
     } else {
       finish_plain(out, json_output(200, answer_.to_json(usage)));
     }
@@ -205,7 +218,7 @@ class ChatResponder : public Responder {
   }
 
   Routes& routes_;
-  const Clock::time_point start_ = Clock::now();
+  const Clock::time_point start_;
   std::shared_ptr<Generation> generation_;
   const bool stream_;
   std::vector<std::pair<std::string, std::string>> headers_;
@@ -227,13 +240,18 @@ void Routes::set_engine(Engine* engine) {
 
 bool Routes::refuse_by_state(HttpOutput& out) const {
   const Engine* engine = engine_;
-  if (state_ == ServerState::kReady && engine && engine->healthy()) return false;
-  const char* why = state_ == ServerState::kDraining ? "the server is shutting down"
-                    : engine                         ? "the engine has failed"
-                                                     : "the model is still loading";
-  out = error_output(make_error(ErrorCode::kUnavailable, "", "{}; try again later", why));
+  const ServerState state = state_;
+  if (state == ServerState::kReady && engine && engine->healthy()) return false;
+  if (state == ServerState::kReady) {
+    out = error_output(error_body(500, "InternalServerError",
+                                  "the engine has failed; the server must be started again"));
+    return true;
+  }
+  out = error_output(make_error(ErrorCode::kUnavailable, "", "{}; try again later",
+                                state == ServerState::kDraining ? "the server is shutting down"
+                                                                : "the model is still loading"));
   out.headers.emplace_back("Retry-After", "1");
-  out.close = state_ == ServerState::kDraining;
+  out.close = state == ServerState::kDraining;
   return true;
 }
 
@@ -245,7 +263,10 @@ HttpOutput Routes::health() const {
     out.finished = true;
     return out;
   }
-  const char* status = state_ == ServerState::kDraining ? "draining" : engine ? "dead" : "loading";
+  const ServerState state = state_;
+  const char* status = state == ServerState::kDraining  ? "draining"
+                       : state == ServerState::kLoading ? "loading"
+                                                        : "dead";
   return json_output(503, fmt::format("{{\"status\":\"{}\"}}", status));
 }
 
@@ -321,8 +342,21 @@ HttpOutput Routes::preflight(const HttpRequest& request) const {
   return out;
 }
 
+// Each name is warned of once in a server's life, and no more names than a log can bear.
+void Routes::warn_ignored(const std::vector<std::string>& names) {
+  std::vector<std::string> fresh;
+  for (const std::string& name : names) {
+    if (warned_.size() >= 1000) break;
+    if (auto [at, added] = warned_.insert(log_name(name)); added) fresh.push_back(*at);
+  }
+  if (!fresh.empty()) {
+    log_warning("request fields without effect here (said once): {}", join(fresh));
+  }
+}
+
 std::unique_ptr<Responder> Routes::chat(const HttpRequest& request, std::function<void()> wake,
                                         HttpOutput& refused) {
+  const auto arrival = Clock::now();
   if (refuse_by_state(refused)) return nullptr;
   if (!is_json_type(request.header("Content-Type"))) {
     refused = error_output(
@@ -342,9 +376,7 @@ std::unique_ptr<Responder> Routes::chat(const HttpRequest& request, std::functio
                                       quoted(parsed->model), quoted(names.at(0))));
     return nullptr;
   }
-  if (!parsed->ignored.empty()) {
-    log_warning("fields without effect in a request: {}", join(parsed->ignored));
-  }
+  warn_ignored(parsed->ignored);
   std::string request_id(request.header("X-Request-Id"));
   if (!valid_request_id(request_id)) request_id = parsed->request_id;
   if (!valid_request_id(request_id)) request_id = random_hex();
@@ -377,8 +409,9 @@ std::unique_ptr<Responder> Routes::chat(const HttpRequest& request, std::functio
   }
   HttpOutput head;
   add_common_headers(request, request_id, head);
-  auto responder = std::make_unique<ChatResponder>(
-      *this, *submitted, std::move(answer), parsed->stream, num_choices, std::move(head.headers));
+  auto responder =
+      std::make_unique<ChatResponder>(*this, *submitted, std::move(answer), parsed->stream,
+                                      num_choices, std::move(head.headers), arrival);
   (*submitted)->set_listener(std::move(wake));
   return responder;
 }
@@ -421,8 +454,7 @@ std::unique_ptr<Responder> Routes::handle(HttpRequest request, std::function<voi
   } else if (request.path == "/version") {
     counted = false;
     if (get) {
-      out =
-          json_output(200, fmt::format("{{\"version\":\"{}\",\"engine\":\"videre\"}}", VIDERE_VERSION));
+      out = json_output(200, R"({"version":")" VIDERE_VERSION R"(","engine":"videre"})");
     } else {
       wrong_method("GET");
     }
@@ -432,7 +464,7 @@ std::unique_ptr<Responder> Routes::handle(HttpRequest request, std::function<voi
       out.status = 200;
       out.finished = true;
       out.headers.emplace_back("Content-Type", "text/plain; version=0.0.4; charset=utf-8");
-      out.data = metrics_.text(engine_.load(), options_.served_model_names.at(0));
+      out.data = metrics_.text(engine_.load(), options_.served_model_names.at(0), num_active_);
     } else {
       wrong_method("GET");
     }

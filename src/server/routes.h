@@ -4,7 +4,7 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -54,6 +54,7 @@ class Routes : public HttpApp {
   HttpOutput preflight(const HttpRequest& request) const;
   std::unique_ptr<Responder> chat(const HttpRequest& request, std::function<void()> wake,
                                   HttpOutput& refused);
+  void warn_ignored(const std::vector<std::string>& names);
   void add_common_headers(const HttpRequest& request, const std::string& request_id,
                           HttpOutput& out) const;
   /// Nothing when a request may be taken now.
@@ -64,6 +65,7 @@ class Routes : public HttpApp {
   std::atomic<Engine*> engine_{nullptr};
   std::atomic<ServerState> state_{ServerState::kLoading};
   std::atomic<int> num_active_{0};  // chat answers in the making
+  std::set<std::string> warned_;    // io thread
   int64_t start_time_s_;
 };
 

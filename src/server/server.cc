@@ -134,7 +134,15 @@ std::string describe(const MemoryPlan& plan) {
       plan.max_num_batched_tokens);
 }
 
-int serve_main(const ServerOptions& options) {
+int serve_main(ServerOptions options, const EngineLoader& load) {
+  if (options.routes.served_model_names.empty()) {
+    options.routes.served_model_names = {options.engine.model};
+  }
+  ChatParseOptions& parse = options.routes.parse;
+  parse.max_logprobs = options.engine.max_logprobs;
+  parse.limit_mm_per_prompt = options.engine.limit_mm_per_prompt;
+  if (options.engine.language_model_only) parse.limit_mm_per_prompt = {{"image", 0}, {"video", 0}};
+
   SignalWatch signals;
   signal(SIGPIPE, SIG_IGN);
   Routes routes(options.routes);
@@ -148,7 +156,7 @@ int serve_main(const ServerOptions& options) {
 
   std::string stage;
   auto next_report = Clock::now();
-  auto loaded = Engine::load(options.engine, [&](const std::string& name, double fraction) {
+  auto loaded = load(options.engine, [&](const std::string& name, double fraction) {
     if (name == stage && Clock::now() < next_report && fraction < 1) return;
     stage = name;
     next_report = Clock::now() + std::chrono::seconds(2);
