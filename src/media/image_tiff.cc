@@ -10,6 +10,25 @@
 #include "media/exif.h"
 #include "media/image_codecs.h"
 
+// JBIG-KIT, which libtiff's archive wants, is not linked: its licence (GPL) does not go into this
+// binary. These stand in for it, so that JBIG TIFFs fail to decode and others do not notice. They
+// live in this file because whoever links libtiff for it links them too.
+extern "C" {
+
+void jbg_dec_init(void*) {}
+int jbg_dec_in(void*, unsigned char*, size_t, size_t*) { return 1 << 4; }  // not "ok", not "end"
+unsigned char* jbg_dec_getimage(const void*, int) { return nullptr; }
+long jbg_dec_getsize(const void*) { return 0; }
+void jbg_dec_free(void*) {}
+void jbg_newlen(unsigned char*, size_t) {}
+const char* jbg_strerror(int) { return "JBIG is not supported"; }
+void jbg_enc_init(void*, unsigned long, unsigned long, int, unsigned char**,
+                  void (*)(unsigned char*, size_t, void*), void*) {}
+void jbg_enc_out(void*) {}
+void jbg_enc_free(void*) {}
+
+}  // extern "C"
+
 namespace videre::internal {
 namespace {
 

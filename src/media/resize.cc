@@ -117,12 +117,23 @@ const ResizeKernels kPlainResize = {"plain",          split_plain, no_bytes,   n
                                     horizontal_plain, no_bytes,    no_packing, vertical_plain};
 
 const ResizeKernels* const* resize_kernels() {
-  static const ResizeKernels* const kernels[] = {&kPlainResize, nullptr};
+  static const ResizeKernels* kernels[4] = {&kPlainResize};
+#if defined(__x86_64__)
+  [[maybe_unused]] static const bool found = [] {
+    const ResizeKernels** next = kernels + 1;
+    if (__builtin_cpu_supports("avx2")) *next++ = &kAvx2Resize;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vnni")) {
+      *next++ = &kAvx512Resize;
+    }
+    return true;
+  }();
+#endif
   return kernels;
 }
 
 // Both passes, a ring of horizontally resized rows between them: as many as one output row needs.
-// `tile` divides width and height; out [rows, columns, 3, tile_height, tile_width].
 void resize_planar(const Image& image, int columns, int rows, int tile_width, int tile_height,
                    const ResizeKernels& kernels, uint8_t* out) {
   const int width = columns * tile_width, height = rows * tile_height;

@@ -50,7 +50,10 @@ extern const ResizeKernels kAvx512Resize;  // AVX-512 with VBMI and VNNI
 /// The sets that this machine runs, plain first, fastest last; ends with null.
 const ResizeKernels* const* resize_kernels();
 
-/// resize.h's function on a chosen set.
+/// resize.h's functions on a chosen set. Tiles need not be square:
+/// out [rows, columns, 3, tile_height, tile_width].
+void resize_planar(const Image& image, int columns, int rows, int tile_width, int tile_height,
+                   const ResizeKernels& kernels, uint8_t* out);
 Image resize_bicubic(const Image& image, int width, int height, const ResizeKernels& kernels);
 
 }  // namespace videre::internal
