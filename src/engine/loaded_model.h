@@ -19,7 +19,7 @@ struct LoadedModel {
   Config config;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<NemotronVl> model;
-  std::unique_ptr<Tokenizer> tokenizer;
+  std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null when the checkpoint has none
   PromptConfig prompt_config;
   ModelInfo info;
@@ -33,5 +33,10 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
 /// it; kInvalidArgument for a max_model_len over the config's limit.
 Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& options,
                                int64_t available_bytes = 0);
+
+/// Dtypes and block size of the caches; counts are the plan's.
+Result<CacheOptions> cache_options(const LoadedModel& loaded, const EngineOptions& options);
+/// Tiles that the tower encodes in one step: as many as make a step's tokens, within bounds.
+int tiles_per_step(const Config& config, const MemoryPlan& plan);
 
 }  // namespace videre

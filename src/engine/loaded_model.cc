@@ -1,0 +1,356 @@
+#include "engine/loaded_model.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "base/error.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/mapped_file.h"
+#include "weights/hub.h"
+
+namespace videre {
+namespace {
+
+constexpr size_t kMaxTemplateBytes = 4u << 20;
+constexpr int kDefaultBlockSize = 16;  // tokens; CPU: one block's keys fill a few cache lines
+constexpr int64_t kDefaultBatchedTokens = 2048;
+constexpr int64_t kDefaultSeqs = 256;
+constexpr int64_t kMaxTilesPerStep = 16;  // bounds the tower's scratch
+
+Result<DType> choose_dtype(const std::string& name) {
+  if (name == "auto" || name == "bfloat16") return DType::kBF16;
+  if (name == "float32" || name == "float") return DType::kF32;
+  if (name == "half" || name == "float16") {
+    return invalid_argument("--dtype",
+                            "--dtype {}: this model's squared ReLU overflows half "
+                            "precision; use bfloat16 or float32",
+                            name);
+  }
+  return invalid_argument("--dtype", "--dtype {}: auto, bfloat16 or float32 is expected", name);
+}
+
+Status check_quantization(const std::string& flag, const Config& config) {
+  if (flag.empty()) return {};
+  const std::string& algo = config.quant_algo;
+  if (flag != "modelopt" && flag != "modelopt_fp4") {
+    return invalid_argument("--quantization",
+                            "--quantization {}: modelopt (FP8) or modelopt_fp4 (NVFP4) is expected",
+                            flag);
+  }
+  const bool fp4 = flag == "modelopt_fp4";
+  const bool agrees = algo == "MIXED_PRECISION" || (fp4 ? algo == "NVFP4" : algo == "FP8");
+  if (agrees) return {};
+  return invalid_argument("--quantization",
+                          "--quantization {} was given, but the checkpoint is {}; leave the flag "
+                          "out, it is read from the checkpoint",
+                          flag, algo.empty() ? "not quantised" : algo);
+}
+
+Status read_generation(const std::string& text, const std::string& name,
+                       Config::Generation& generation) {
+  VIDERE_ASSIGN_OR_RETURN(const json::value value, parse_json(text, name));
+  if (!value.is_object()) return invalid_argument(name, "{} is no JSON object", name);
+  const auto number = [&](const char* key, std::optional<double>& out) {
+    const json::value* member = json_find(value, key);
+    if (member && !member->is_null()) out = json_number(*member);
+  };
+  const auto integer = [&](const char* key, std::optional<int64_t>& out) {
+    std::optional<double> read;
+    number(key, read);
+    if (read) out = static_cast<int64_t>(*read);
+  };
+  number("temperature", generation.temperature);
+  number("top_p", generation.top_p);
+  number("min_p", generation.min_p);
+  number("repetition_penalty", generation.repetition_penalty);
+  integer("top_k", generation.top_k);
+  integer("max_new_tokens", generation.max_new_tokens);
+  return {};
+}
+
+Status apply_generation_flags(const EngineOptions& options, Config& config) {
+  if (options.generation_config == "vllm") {
+    config.generation = {};
+  } else if (options.generation_config != "auto" && !options.generation_config.empty()) {
+    config.generation = {};
+    const auto path = std::filesystem::path(options.generation_config) / "generation_config.json";
+    VIDERE_ASSIGN_OR_RETURN(const std::string text,
+                            read_text_file(path.string(), kMaxTemplateBytes));
+    VIDERE_RETURN_IF_ERROR(read_generation(text, "--generation-config", config.generation));
+  }
+  if (options.override_generation_config_json.empty()) return {};
+  return read_generation(options.override_generation_config_json, "--override-generation-config",
+                         config.generation);
+}
+
+Result<std::unique_ptr<ChatTemplate>> load_template(const EngineOptions& options,
+                                                    const std::string& folder) {
+  const std::string& given = options.chat_template;
+  if (!given.empty()) {
+    std::string text = given;
+    if (given.find_first_of("{}\n") == std::string::npos) {
+      auto read = read_text_file(given, kMaxTemplateBytes);
+      if (!read.ok()) {
+        return invalid_argument("--chat-template",
+                                "--chat-template {}: no such file, and no template text either",
+                                given);
+      }
+      text = std::move(*read);
+    }
+    VIDERE_ASSIGN_OR_RETURN(ChatTemplate parsed, ChatTemplate::parse(text, "--chat-template"));
+    return std::make_unique<ChatTemplate>(std::move(parsed));
+  }
+  auto loaded = ChatTemplate::load(folder);
+  if (loaded.ok()) return std::make_unique<ChatTemplate>(std::move(*loaded));
+  if (loaded.error().code != ErrorCode::kNotFound) {
+    return invalid_model("{}", loaded.error().message);
+  }
+  log_warning("the model has no chat template: requests with messages will be refused");
+  return std::unique_ptr<ChatTemplate>();
+}
+
+Result<int32_t> require_token(const Tokenizer& tokenizer, const std::string& text) {
+  const auto id = tokenizer.token_id(text);
+  if (!id) return invalid_model("tokenizer.json has no token \"{}\", which pictures need", text);
+  return *id;
+}
+
+Result<PromptConfig> make_prompt_config(const Config& config, const Tokenizer& tokenizer,
+                                        const std::string& style) {
+  PromptConfig out;
+  out.tile_size = config.force_image_size;
+  out.tokens_per_tile = config.tokens_per_tile();
+  out.max_num_tiles = config.max_num_tiles;
+  out.use_thumbnail = config.use_thumbnail;
+  out.image_token = config.img_context_token;
+  out.image_start = config.img_start_token;
+  out.image_end = config.img_end_token;
+  out.video_token = config.video_context_token;
+  VIDERE_ASSIGN_OR_RETURN(out.image_start_id, require_token(tokenizer, out.image_start));
+  VIDERE_ASSIGN_OR_RETURN(out.image_end_id, require_token(tokenizer, out.image_end));
+  VIDERE_ASSIGN_OR_RETURN(const int32_t image, require_token(tokenizer, out.image_token));
+  out.image_token_id = config.img_context_token_id >= 0 ? config.img_context_token_id : image;
+  if (out.image_token_id != image) {
+    return invalid_model("img_context_token_id is {}, but \"{}\" is token {} of tokenizer.json",
+                         out.image_token_id, out.image_token, image);
+  }
+  if (style == "vb") {
+    out.video_style = VideoPromptStyle::kVb;
+  } else if (style == "vx") {
+    out.video_style = VideoPromptStyle::kVx;
+  } else if (style == "trtllm") {
+    out.video_style = VideoPromptStyle::kTrtllm;
+  } else {
+    return invalid_argument("--video-prompt-style",
+                            "--video-prompt-style {}: vb, vx or trtllm is expected", style);
+  }
+  return out;
+}
+
+Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options) {
+  if (options.device == "auto" || options.device == "cpu") {
+    CpuOptions cpu;
+    cpu.num_threads = options.num_threads;
+    return make_cpu_backend(cpu);
+  }
+  if (options.device == "cuda") {
+    return invalid_argument("--device",
+                            "--device cuda: this build runs on the CPU only; leave the "
+                            "flag out");
+  }
+  return invalid_argument("--device", "--device {}: auto or cpu is expected", options.device);
+}
+
+// What this process may use: free memory of the machine, or of its control group.
+int64_t memory_available() {
+  int64_t available = INT64_MAX;
+  std::ifstream meminfo("/proc/meminfo");
+  for (std::string key, unit; meminfo >> key;) {
+    int64_t value = 0;
+    meminfo >> value;
+    std::getline(meminfo, unit);
+    if (key == "MemAvailable:") available = value * 1024;
+  }
+  int64_t limit = 0, used = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> limit &&
+      std::ifstream("/sys/fs/cgroup/memory.current") >> used) {
+    available = std::min(available, std::max<int64_t>(0, limit - used));
+  }
+  return available == INT64_MAX ? int64_t{4} << 30 : available;
+}
+
+std::string gib(int64_t bytes) {
+  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+}
+
+Result<DType> choose_cache_dtype(const std::string& flag, const char* name, DType automatic) {
+  if (flag == "auto") return automatic;
+  if (flag == "bfloat16") return DType::kBF16;
+  if (flag == "float32") return DType::kF32;
+  if (flag == "fp8" || flag == "fp8_e4m3") return DType::kF8E4M3;
+  return invalid_argument(name, "{} {}: auto, bfloat16, float32 or fp8 is expected", name, flag);
+}
+
+}  // namespace
+
+Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress) {
+  const auto report = [&](const char* stage, double fraction) {
+    if (progress) progress(stage, fraction);
+  };
+  LoadedModel out;
+  VIDERE_ASSIGN_OR_RETURN(const DType dtype, choose_dtype(options.dtype));
+  VIDERE_ASSIGN_OR_RETURN(out.backend, make_backend(options));
+  VIDERE_ASSIGN_OR_RETURN(out.folder,
+                          resolve_model(options.model, options.revision, options.download_dir));
+  report("config", 0);
+  VIDERE_ASSIGN_OR_RETURN(out.config, load_config(out.folder));
+  VIDERE_RETURN_IF_ERROR(check_quantization(options.quantization, out.config));
+  VIDERE_RETURN_IF_ERROR(apply_generation_flags(options, out.config));
+  const std::string text_folder = options.tokenizer.empty() ? out.folder : options.tokenizer;
+  report("tokenizer", 0.1);
+  VIDERE_ASSIGN_OR_RETURN(out.tokenizer, Tokenizer::load(text_folder));
+  if (const auto eos = out.tokenizer->eos_id()) out.config.eos_token_ids.insert(*eos);
+  VIDERE_ASSIGN_OR_RETURN(out.chat_template, load_template(options, text_folder));
+  report("weights", 0.3);
+  VIDERE_ASSIGN_OR_RETURN(out.model, NemotronVl::load(out.folder, out.config, *out.backend, dtype,
+                                                      options.language_model_only));
+  out.config = out.model->config();
+  VIDERE_ASSIGN_OR_RETURN(out.prompt_config, make_prompt_config(out.config, *out.tokenizer,
+                                                                options.video_prompt_style));
+  out.info.name = options.model;
+  out.info.path = out.folder;
+  out.info.max_model_len = out.config.max_model_len;
+  out.info.dtype = std::string(dtype_name(dtype));
+  out.info.quantization = out.config.quant_algo;
+  out.info.device = std::string(out.backend->name());
+  out.info.num_parameters = out.model->num_parameters();
+  out.info.vocab_size = out.config.llm.vocab_size;
+  report("weights", 1);
+  return out;
+}
+
+Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& options,
+                               int64_t available_bytes) {
+  const NemotronVl& model = *loaded.model;
+  const LanguageModel& language = model.language();
+  const int64_t available = available_bytes > 0 ? available_bytes : memory_available();
+  VIDERE_ASSIGN_OR_RETURN(const CacheOptions cache, cache_options(loaded, options));
+
+  MemoryPlan plan;
+  plan.block_size = cache.block_size;
+  plan.weights = model.weight_bytes();
+  plan.vision_weights = model.has_vision() ? model.vision_weight_bytes() : 0;
+  plan.kv_bytes_per_token = language.kv_bytes_per_token(cache.kv_dtype);
+  plan.state_bytes_per_slot = language.state_bytes_per_slot(cache.conv_dtype, cache.ssm_dtype);
+
+  const int64_t limit = loaded.config.max_model_len;
+  plan.max_model_len = options.max_model_len.value_or(limit);
+  const char* long_allowed = std::getenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN");
+  if (plan.max_model_len > limit && !(long_allowed && std::string(long_allowed) == "1")) {
+    return invalid_argument("--max-model-len",
+                            "--max-model-len {} is over the model's own limit of {} tokens",
+                            plan.max_model_len, limit);
+  }
+  const bool largest = plan.max_model_len == -1;
+  if (largest) plan.max_model_len = limit;
+  if (plan.max_model_len < 1) {
+    return invalid_argument("--max-model-len",
+                            "--max-model-len {}: at least 1, or -1 for the "
+                            "largest that fits, is expected",
+                            plan.max_model_len);
+  }
+  if (options.max_num_seqs && *options.max_num_seqs < 1) {
+    return invalid_argument("--max-num-seqs", "--max-num-seqs {}: at least 1 is expected",
+                            *options.max_num_seqs);
+  }
+  if (options.max_num_batched_tokens && *options.max_num_batched_tokens < 1) {
+    return invalid_argument("--max-num-batched-tokens",
+                            "--max-num-batched-tokens {}: at least 1 is expected",
+                            *options.max_num_batched_tokens);
+  }
+
+  // States first: half of what is free at most; fewer sequences where nobody asked for a number.
+  const int64_t room = std::max<int64_t>(0, available - available / 10);
+  plan.max_num_seqs = options.max_num_seqs.value_or(kDefaultSeqs);
+  if (!options.max_num_seqs) {
+    const int64_t most = room / 2 / std::max<int64_t>(1, plan.state_bytes_per_slot) - 1;
+    plan.max_num_seqs = std::clamp<int64_t>(most, 1, plan.max_num_seqs);
+  }
+  plan.max_num_batched_tokens = options.max_num_batched_tokens.value_or(kDefaultBatchedTokens);
+  if (!options.enable_chunked_prefill) {
+    plan.max_num_batched_tokens = std::max(plan.max_num_batched_tokens, plan.max_model_len);
+  }
+  // Every running sequence may need one token a step.
+  plan.max_num_seqs = std::min(plan.max_num_seqs, plan.max_num_batched_tokens);
+  plan.num_state_slots = plan.max_num_seqs;
+  plan.state_slots = (plan.num_state_slots + 1) * plan.state_bytes_per_slot;
+  const int64_t logits = 2 * plan.max_num_seqs * loaded.config.llm.vocab_size * 4;
+  plan.activations =
+      plan.max_num_batched_tokens * language.workspace_bytes_per_token(model.dtype()) + logits;
+  if (model.has_vision()) {
+    plan.activations += model.vision().workspace_bytes(tiles_per_step(loaded.config, plan));
+    // No legal prompt has more rows than the context has tokens.
+    plan.encoder_cache = plan.max_model_len * loaded.config.llm.hidden_size *
+                         static_cast<int64_t>(dtype_size(model.dtype()));
+    if (options.encoder_cache_gb > 0) {
+      plan.encoder_cache = static_cast<int64_t>(options.encoder_cache_gb * (1 << 30));
+    }
+  }
+
+  // KV: what was asked for, else room for every sequence at full length within half of the rest.
+  const int64_t block_bytes = std::max<int64_t>(1, plan.kv_bytes_per_token * plan.block_size);
+  const auto blocks_for = [&](int64_t tokens) {
+    return (tokens + plan.block_size - 1) / plan.block_size;
+  };
+  const int64_t rest = room - plan.state_slots - plan.activations - plan.encoder_cache;
+  if (options.kv_cache_memory_bytes) {
+    plan.num_kv_blocks = *options.kv_cache_memory_bytes / block_bytes;
+  } else {
+    plan.num_kv_blocks = std::min(plan.max_num_seqs * blocks_for(plan.max_model_len),
+                                  std::max<int64_t>(0, rest) / 2 / block_bytes);
+    if (plan.num_kv_blocks < blocks_for(plan.max_model_len) && rest > 0) {
+      plan.num_kv_blocks = std::min(blocks_for(plan.max_model_len), rest / block_bytes);
+    }
+  }
+  plan.num_kv_blocks = std::min<int64_t>(plan.num_kv_blocks, INT32_MAX - 1);
+  if (largest) {
+    plan.max_model_len = std::min(plan.max_model_len, plan.num_kv_blocks * plan.block_size);
+  }
+  if (plan.num_kv_blocks < blocks_for(plan.max_model_len) || plan.max_model_len < 1) {
+    return make_error(
+        ErrorCode::kOutOfMemory, "--max-model-len",
+        "one sequence of {} tokens needs {} of KV cache, and {} are there for it (free memory {}; "
+        "state slots take {}, activations {}, encoder cache {}); lower --max-model-len, or "
+        "--max-num-seqs or --max-num-batched-tokens",
+        plan.max_model_len, gib(plan.max_model_len * plan.kv_bytes_per_token),
+        gib(plan.num_kv_blocks * block_bytes), gib(available), gib(plan.state_slots),
+        gib(plan.activations), gib(plan.encoder_cache));
+  }
+  plan.kv_cache = (plan.num_kv_blocks + 1) * block_bytes;
+  return plan;
+}
+
+Result<CacheOptions> cache_options(const LoadedModel& loaded, const EngineOptions& options) {
+  CacheOptions out;
+  out.block_size = options.block_size > 0 ? options.block_size : kDefaultBlockSize;
+  const DType dtype = loaded.model->dtype();
+  out.conv_dtype = dtype;
+  const DType own = loaded.config.kv_cache_quant_algo == "FP8" ? DType::kF8E4M3 : dtype;
+  VIDERE_ASSIGN_OR_RETURN(out.kv_dtype,
+                          choose_cache_dtype(options.kv_cache_dtype, "--kv-cache-dtype", own));
+  const bool half_state = loaded.config.llm.mamba_ssm_cache_dtype == "bfloat16";
+  VIDERE_ASSIGN_OR_RETURN(
+      out.ssm_dtype, choose_cache_dtype(options.mamba_ssm_cache_dtype, "--mamba-ssm-cache-dtype",
+                                        half_state ? DType::kBF16 : DType::kF32));
+  return out;
+}
+
+int tiles_per_step(const Config& config, const MemoryPlan& plan) {
+  const int64_t tiles = plan.max_num_batched_tokens / std::max(1, config.tokens_per_tile());
+  return static_cast<int>(std::clamp<int64_t>(tiles, 1, kMaxTilesPerStep));
+}
+
+}  // namespace videre

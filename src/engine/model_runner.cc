@@ -1,0 +1,246 @@
+#include "engine/model_runner.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace videre {
+
+std::vector<std::shared_ptr<Sequence>> sampled_sequences(const StepPlan& plan) {
+  std::vector<std::shared_ptr<Sequence>> sequences;
+  for (const BatchRow& row : plan.rows) {
+    if (!row.sample) continue;
+    sequences.push_back(row.sequence);
+    sequences.insert(sequences.end(), row.forks.begin(), row.forks.end());
+  }
+  return sequences;
+}
+
+ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options)
+    : be_(backend), model_(model), options_(options) {
+  const LanguageModel& language = model.language();
+  const Config& config = model.config();
+  const int64_t hidden = config.llm.hidden_size;
+  caches_ = language.make_caches(be_, options_.cache);
+  const int64_t max_tokens = bucket(options_.max_num_batched_tokens, INT64_MAX);
+  const int64_t max_seqs = bucket(options_.max_num_seqs, INT64_MAX);
+  workspace_ = language.make_workspace(be_, model.dtype(), max_tokens, max_seqs);
+  logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
+  raw_logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
+  max_blocks_ =
+      (options_.max_model_len + options_.cache.block_size - 1) / options_.cache.block_size;
+  // token_ids, media_rows | cu_seqlens, context_lens, read_slots, write_slots, logit_rows, 3 x
+  // emits, block_tables
+  const int64_t ints = 2 * max_tokens + 8 * (max_seqs + 1) + max_seqs * max_blocks_;
+  for (StepBuffers& buffers : buffers_) buffers.device = be_.allocate(DType::kI32, Shape{ints});
+  arena_ = be_.allocate(model.dtype(), Shape{std::max<int64_t>(1, options_.encoder_rows), hidden});
+  if (model.has_vision()) {
+    const int64_t side = config.force_image_size;
+    vision_workspace_ = model.vision().make_workspace(
+        be_, options_.max_tiles, config.force_image_size, config.force_image_size);
+    slice_rgb_ = be_.allocate(DType::kU8, Shape{options_.max_tiles, 3, side, side});
+    slice_rows_ =
+        be_.allocate(model.dtype(), Shape{options_.max_tiles * config.tokens_per_tile(), hidden});
+  }
+}
+
+void ModelRunner::launch(const StepPlan& plan) {
+  for (const EncodeSlice& slice : plan.encodes) encode(slice);
+  Launched launched;
+  if (!plan.rows.empty()) run_rows(plan, launched);
+  launched.ticket = be_.submit();
+  launched_.push_back(std::move(launched));
+}
+
+std::vector<SampledToken> ModelRunner::collect() {
+  VIDERE_CHECK(!launched_.empty());
+  Launched launched = std::move(launched_.front());
+  launched_.pop_front();
+  be_.wait(launched.ticket);
+  return std::move(launched.tokens);
+}
+
+// A slice of tiles through tower and projector: straight to the item's rows, or, for a clip that is
+// thinned out, past the selector, which fills the rows after the last frame.
+void ModelRunner::encode(const EncodeSlice& slice) {
+  EncodedItem& item = *slice.item;
+  const Config& config = model_.config();
+  const int64_t tokens = config.tokens_per_tile(), count = slice.end - slice.begin;
+  const int64_t tile_bytes = 3LL * item.tiles->tile_size * item.tiles->tile_size;
+  VIDERE_CHECK_EQ(item.tiles->tile_size, config.force_image_size);
+  VIDERE_CHECK_LE(count, options_.max_tiles);
+  const View rgb = slice_rgb_.view().rows(0, count);
+  be_.upload(rgb, item.tiles->data.data() + slice.begin * tile_bytes);
+  const View item_rows = arena_.view().rows(item.row_begin, item.row_begin + item.num_rows);
+  const View out = item.pruned ? slice_rows_.view().rows(0, count * tokens)
+                               : item_rows.rows(slice.begin * tokens, slice.end * tokens);
+  model_.vision().encode_tiles(be_, rgb, vision_workspace_, out);
+  const bool last = slice.end == item.num_tiles;
+  if (item.pruned) {
+    if (!item.selector) {
+      item.selector = std::make_unique<EvsSelector>(
+          be_, item.num_tiles, static_cast<int>(tokens), item.num_rows, config.llm.hidden_size,
+          model_.dtype(), model_.evs_arithmetic(), options_.max_tiles);
+    }
+    item.selector->add_frames(out);
+    if (last) {
+      item.selector->finish(item_rows);
+      item.rows_per_frame = item.selector->rows_per_frame();
+      if (be_.observing()) {
+        const auto& scores = item.selector->dissimilarities();
+        const std::vector<uint8_t> mask = item.selector->mask();
+        const Shape shape{static_cast<int64_t>(mask.size())};
+        be_.observe("evs.dissimilarity", ConstView(scores.data(), DType::kF32, shape));
+        be_.observe("evs.mask", ConstView(mask.data(), DType::kU8, shape));
+      }
+      item.selector.reset();
+    }
+  } else if (last) {
+    item.rows_per_frame.assign(item.num_tiles, tokens);
+  }
+  if (last) {
+    item.ready = true;
+    item.tiles.reset();
+  }
+}
+
+int64_t ModelRunner::bucket(int64_t count, int64_t most) const {
+  if (!options_.pad_steps) return count;
+  return std::min<int64_t>(most, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count))));
+}
+
+void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
+  StepBuffers& host = buffers_[turn_ ^= 1];
+  for (auto* array : {&host.token_ids, &host.media_rows, &host.cu_seqlens, &host.context_lens,
+                      &host.read_slots, &host.write_slots, &host.block_tables, &host.logit_rows,
+                      &host.emit_seqs, &host.emit_rows, &host.emit_slots}) {
+    array->clear();
+  }
+  bool has_media = false;
+  host.cu_seqlens.push_back(0);
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const BatchRow& row = plan.rows[i];
+    const Sequence& sequence = *row.sequence;
+    const int64_t known = static_cast<int64_t>(sequence.tokens.size());
+    for (int64_t at = row.begin; at < row.begin + row.count; ++at) {
+      // A token that is still on the device is named by the slot whose last one it is.
+      host.token_ids.push_back(at < known ? sequence.tokens[at] : -1 - sequence.memory.slot);
+    }
+    host.media_rows.resize(host.token_ids.size(), -1);
+    for (const SpanProgress& progress : sequence.spans) {
+      const int64_t begin = std::max(row.begin, progress.span->begin);
+      const int64_t end =
+          std::min(row.begin + row.count, progress.span->begin + progress.span->length);
+      for (int64_t at = begin; at < end; ++at) {
+        const int32_t media_row = progress.row_of[at - progress.span->begin];
+        if (media_row < 0) continue;
+        host.media_rows[host.cu_seqlens.back() + at - row.begin] =
+            static_cast<int32_t>(progress.item->row_begin) + media_row;
+        has_media = true;
+      }
+    }
+    host.cu_seqlens.push_back(static_cast<int32_t>(host.token_ids.size()));
+    host.context_lens.push_back(static_cast<int32_t>(row.begin));
+    host.read_slots.push_back(row.begin == 0 ? kNoSlot : sequence.memory.slot);
+    host.write_slots.push_back(sequence.memory.slot);
+    for (const auto& fork : row.forks) {
+      host.emit_seqs.push_back(static_cast<int32_t>(i));
+      host.emit_rows.push_back(static_cast<int32_t>(row.count - 1));
+      host.emit_slots.push_back(fork->memory.slot);
+    }
+    if (row.sample) {
+      host.logit_rows.insert(host.logit_rows.end(), 1 + row.forks.size(),
+                             host.cu_seqlens.back() - 1);
+    }
+  }
+  const std::vector<std::shared_ptr<Sequence>> sampled = sampled_sequences(plan);
+  VIDERE_CHECK_EQ(sampled.size(), host.logit_rows.size());
+
+  // Sizes of the bucket; what is past the real rows belongs to padding.
+  const int64_t num_tokens = bucket(plan.num_tokens, workspace_.residual.shape()[0]);
+  const int64_t num_seqs = bucket(static_cast<int64_t>(plan.rows.size()), logits_.shape()[0]);
+  const int64_t num_logits =
+      sampled.empty() ? 0 : bucket(static_cast<int64_t>(sampled.size()), logits_.shape()[0]);
+  host.token_ids.resize(num_tokens, 0);
+  host.media_rows.resize(num_tokens, -1);
+  host.cu_seqlens.resize(num_seqs + 1, host.cu_seqlens.back());
+  host.context_lens.resize(num_seqs, 0);
+  host.read_slots.resize(num_seqs, kNoSlot);
+  host.write_slots.resize(num_seqs, kPadSlot);
+  host.logit_rows.resize(num_logits, -1);
+  int64_t widest = 1;
+  for (const BatchRow& row : plan.rows) {
+    widest = std::max(widest, static_cast<int64_t>(row.sequence->memory.blocks.size()));
+  }
+  widest = bucket(widest, max_blocks_);
+  host.block_tables.resize(num_seqs * widest, kPadSlot);
+  for (size_t i = 0; i < plan.rows.size(); ++i) {
+    const auto& blocks = plan.rows[i].sequence->memory.blocks;
+    std::copy(blocks.begin(), blocks.end(),
+              host.block_tables.begin() + static_cast<int64_t>(i) * widest);
+  }
+
+  int64_t used = 0;
+  const auto place = [&](const std::vector<int32_t>& array) {
+    const int64_t size = static_cast<int64_t>(array.size());
+    const View view = host.device.view().slice(0, used, used + size);
+    used += size;
+    if (size > 0) be_.upload(view, array.data());
+    return view;
+  };
+  LanguageInput input;
+  input.token_ids = place(host.token_ids);
+  input.media_rows = place(host.media_rows);
+  input.media_arena = arena_;
+  input.has_media = has_media;
+  StepView step;
+  step.num_tokens = static_cast<int>(num_tokens);
+  step.num_seqs = static_cast<int>(num_seqs);
+  step.cu_seqlens = place(host.cu_seqlens).data<int32_t>();
+  step.context_lens = place(host.context_lens).data<int32_t>();
+  step.read_slots = place(host.read_slots).data<int32_t>();
+  step.write_slots = place(host.write_slots).data<int32_t>();
+  step.num_emits = static_cast<int>(host.emit_seqs.size());
+  step.emit_seqs = place(host.emit_seqs).data<int32_t>();
+  step.emit_rows = place(host.emit_rows).data<int32_t>();
+  step.emit_slots = place(host.emit_slots).data<int32_t>();
+  const View logit_rows = place(host.logit_rows);
+  step.block_tables = place(host.block_tables).data<int32_t>();
+  step.max_blocks = static_cast<int>(widest);
+
+  const LanguageModel& language = model_.language();
+  const View logits = logits_.view().rows(0, num_logits);
+  // What a recorded step depends on besides the buffers' contents.
+  const uint64_t key = static_cast<uint64_t>(num_tokens) | static_cast<uint64_t>(num_seqs) << 20 |
+                       static_cast<uint64_t>(num_logits) << 34 |
+                       static_cast<uint64_t>(std::bit_width(static_cast<uint64_t>(widest))) << 48 |
+                       static_cast<uint64_t>(step.num_emits > 0) << 54 |
+                       static_cast<uint64_t>(has_media) << 55 | static_cast<uint64_t>(turn_) << 56;
+  be_.run_step(key, [&] {
+    language.forward(be_, step, input, caches_, workspace_);
+    if (num_logits > 0) language.logits(be_, logit_rows, workspace_, logits);
+  });
+  for (const BlockCopy& copy : plan.block_copies) copy_block(copy);
+  if (sampled.empty()) return;
+
+  build_sampling(sampled, model_.config().llm.vocab_size, sampling_);
+  ConstView raw = logits;
+  if (sampling_.keep_raw) {
+    const View kept = raw_logits_.view().rows(0, num_logits);
+    be_.copy(kept, logits);
+    raw = kept;
+  }
+  if (!sampling_.edits.empty()) be_.edit_logits(logits, sampling_.edits);
+  if (!sampling_.penalties.empty()) be_.penalize(logits, sampling_.penalties);
+  launched.tokens.resize(sampled.size());
+  be_.sample(logits, raw, sampling_.rows, caches_.last_tokens, launched.tokens);
+}
+
+void ModelRunner::copy_block(const BlockCopy& copy) {
+  for (auto* caches : {&caches_.k, &caches_.v}) {
+    for (const Tensor& cache : *caches) {
+      be_.copy(cache.view()[copy.to], cache.view()[copy.from]);
+    }
+  }
+}
+
+}  // namespace videre

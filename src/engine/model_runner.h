@@ -1,0 +1,78 @@
+// A planned step on the device: encodes media, fills the step's index arrays, runs the model, and
+// samples. Tokens come back one step later, so that the device never waits for the host.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "engine/sampler.h"
+#include "engine/scheduler.h"
+#include "model/nemotron_vl.h"
+
+namespace videre {
+
+/// What the engine's loop needs of a device and a model; a fake one drives its tests.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  /// Queues the step's work. Media items of the plan are ready when this returns.
+  virtual void launch(const StepPlan& plan) = 0;
+  /// Waits for the oldest launched step: its tokens, in the order of `sampled_sequences`.
+  virtual std::vector<SampledToken> collect() = 0;
+};
+
+/// Whom a step gives a token: each sampled row's sequence, then its forks.
+std::vector<std::shared_ptr<Sequence>> sampled_sequences(const StepPlan& plan);
+
+struct RunnerOptions {
+  CacheOptions cache;
+  int64_t max_num_batched_tokens = 2048, max_num_seqs = 256, max_model_len = 131072;
+  int64_t encoder_rows = 0;  // of the arena
+  int max_tiles = 8;         // encoded at once
+  bool pad_steps = false;
+};
+
+class ModelRunner final : public Runner {
+ public:
+  ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options);
+
+  void launch(const StepPlan& plan) override;
+  std::vector<SampledToken> collect() override;
+
+ private:
+  /// The index arrays of one step, on the host and on the device. Two sets take turns, since the
+  /// device may still read one while the next is filled.
+  struct StepBuffers {
+    std::vector<int32_t> token_ids, media_rows, cu_seqlens, context_lens, read_slots, write_slots,
+        block_tables, logit_rows, emit_seqs, emit_rows, emit_slots;
+    Tensor device;  // all of them, one after another
+  };
+  struct Launched {
+    uint64_t ticket = 0;
+    std::vector<SampledToken> tokens;
+  };
+
+  void encode(const EncodeSlice& slice);
+  int64_t bucket(int64_t count, int64_t most) const;
+  void run_rows(const StepPlan& plan, Launched& launched);
+  void copy_block(const BlockCopy& copy);
+
+  Backend& be_;
+  const NemotronVl& model_;
+  RunnerOptions options_;
+  LanguageCaches caches_;
+  LanguageWorkspace workspace_;
+  VisionWorkspace vision_workspace_;
+  Tensor arena_;                // [encoder_rows, hidden]
+  Tensor slice_rgb_;            // [max_tiles, 3, S, S]
+  Tensor slice_rows_;           // [max_tiles * tokens, hidden], of clips that EVS thins out
+  Tensor logits_, raw_logits_;  // [max_num_seqs, vocab]
+  StepBuffers buffers_[2];
+  int turn_ = 0;
+  int64_t max_blocks_ = 0;  // of a sequence
+  SamplingBatch sampling_;
+  std::deque<Launched> launched_;
+};
+
+}  // namespace videre
