@@ -25,6 +25,11 @@ struct ClientAnswer {
   int status = 0;                              // 0: no answer came
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;                            // chunks joined
+
+  std::string header(const std::string& name) const {
+    const auto found = headers.find(name);
+    return found == headers.end() ? "" : found->second;
+  }
 };
 
 class TestClient {
@@ -104,7 +109,7 @@ class TestClient {
       at = line_end + 2;
     }
     const int status = atoi(head.c_str() + 9);
-    if (answer.headers["transfer-encoding"] == "chunked") {
+    if (answer.header("transfer-encoding") == "chunked") {
       for (;;) {
         size_t line_end;
         while ((line_end = buffer_.find("\r\n")) == std::string::npos) {
@@ -118,8 +123,8 @@ class TestClient {
         buffer_.erase(0, line_end + 2 + size + 2);
         if (size == 0) break;
       }
-    } else if (answer.headers.count("content-length")) {
-      const size_t size = strtoul(answer.headers["content-length"].c_str(), nullptr, 10);
+    } else if (!answer.header("content-length").empty()) {
+      const size_t size = strtoul(answer.header("content-length").c_str(), nullptr, 10);
       while (buffer_.size() < size) {
         if (!read_some(end)) return answer;
       }
