@@ -6,6 +6,7 @@
 
 #include "media/exif.h"
 #include "media/image_codecs.h"
+#include "media/pixel_memory.h"
 
 namespace videre {
 namespace internal {
@@ -57,7 +58,7 @@ Image make_image(int width, int height) {
   Image image;
   image.width = width;
   image.height = height;
-  image.rgb.resize(static_cast<size_t>(width) * height * 3);
+  resize_pixels(image.rgb, static_cast<size_t>(width) * height * 3);
   return image;
 }
 

@@ -34,20 +34,31 @@ struct AxisTable {
     const double step = 1.0 / filter_scale;
     axis.in = in;
     axis.out = out;
-    axis.taps = (std::min(static_cast<int>(2 * support) + 2, in) + 3) / 4 * 4;
-    first.resize(out);
-    weights.resize(static_cast<size_t>(out) * axis.taps);
-    std::vector<double> sums(axis.taps);
+    const auto begin_of = [&](double centre) {
+      return std::max(static_cast<int>(centre - support + 0.5), 0);
+    };
+    const auto end_of = [&](double centre) {
+      return std::min(static_cast<int>(centre + support + 0.5), in);
+    };
+    int longest = 0;
     for (int o = 0; o < out; ++o) {
       const double centre = (o + 0.5) * scale;
-      const int begin = std::max(static_cast<int>(centre - support + 0.5), 0);
-      const int end = std::min(static_cast<int>(centre + support + 0.5), in);
-      VIDERE_CHECK_LE(end - begin, axis.taps);
+      longest = std::max(longest, end_of(centre) - begin_of(centre));
+    }
+    axis.taps = (longest + 3) / 4 * 4;
+    first.resize(out);
+    weights.resize(static_cast<size_t>(out) * axis.taps);
+    std::vector<double> parts(longest);
+    for (int o = 0; o < out; ++o) {
+      const double centre = (o + 0.5) * scale;
+      const int begin = begin_of(centre), count = end_of(centre) - begin;
       double total = 0;
-      for (int k = begin; k < end; ++k) total += sums[k - begin] = cubic((k - centre + 0.5) * step);
+      for (int k = 0; k < count; ++k) {
+        total += parts[k] = cubic((begin + k - centre + 0.5) * step);
+      }
       int32_t* row = weights.data() + static_cast<size_t>(o) * axis.taps;
-      for (int k = 0; k < end - begin; ++k) {
-        const double weight = (total != 0 ? sums[k] / total : sums[k]) * (1 << kWeightBits);
+      for (int k = 0; k < count; ++k) {
+        const double weight = (total != 0 ? parts[k] / total : parts[k]) * (1 << kWeightBits);
         row[k] = static_cast<int32_t>(weight < 0 ? weight - 0.5 : weight + 0.5);
       }
       first[o] = begin;

@@ -179,14 +179,14 @@ void pack_vertical(const ResizeAxis& axis, void* packed) {
 }
 
 // 64 columns at a time; two rounds of interleaving bring four rows' bytes into one lane.
-void vertical(const ResizeAxis& axis, const void* packed, int o, const uint8_t* const* rows,
-              int count, uint8_t* out) {
-  const auto* weights =
-      static_cast<const int32_t*>(packed) + static_cast<size_t>(o) * axis.taps / 4 * 3;
+template <bool kFourTaps>
+void vertical_row(int taps_given, const int32_t* weights, const uint8_t* const* rows, int count,
+                  uint8_t* out) {
+  const int num_taps = kFourTaps ? 4 : taps_given;
   for (int x = 0; x < count; x += 64) {
     __m512i high[4] = {}, middle[4] = {}, low[4] = {};
     const int32_t* weight = weights;
-    for (int t = 0; t < axis.taps; t += 4, weight += 3) {
+    for (int t = 0; t < num_taps; t += 4, weight += 3) {
       const __m512i a = load(rows[t] + x), b = load(rows[t + 1] + x);
       const __m512i c = load(rows[t + 2] + x), d = load(rows[t + 3] + x);
       const __m512i ab_low = _mm512_unpacklo_epi8(a, b), ab_high = _mm512_unpackhi_epi8(a, b);
@@ -209,6 +209,17 @@ void vertical(const ResizeAxis& axis, const void* packed, int o, const uint8_t* 
     const int left = count - x;
     const __mmask64 mask = left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1;
     _mm512_mask_storeu_epi8(out + x, mask, bytes);
+  }
+}
+
+void vertical(const ResizeAxis& axis, const void* packed, int o, const uint8_t* const* rows,
+              int count, uint8_t* out) {
+  const auto* weights =
+      static_cast<const int32_t*>(packed) + static_cast<size_t>(o) * axis.taps / 4 * 3;
+  if (axis.taps == 4) {  // every enlargement
+    vertical_row<true>(4, weights, rows, count, out);
+  } else {
+    vertical_row<false>(axis.taps, weights, rows, count, out);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "base/check.h"
+#include "media/pixel_memory.h"
 #include "media/resize.h"
 
 namespace videre {
@@ -44,7 +45,7 @@ PixelTiles make_tiles(const Image& image, const TileOptions& options) {
   PixelTiles result;
   result.tile_size = options.tile_size;
   result.num_tiles = tiles + (thumbnail ? 1 : 0);
-  result.data.resize(size * result.num_tiles);
+  resize_pixels(result.data, size * result.num_tiles);
   resize_to_tiles(image, grid.columns, grid.rows, options.tile_size, result.data.data());
   if (thumbnail) {
     resize_to_tiles(image, 1, 1, options.tile_size, result.data.data() + size * tiles);
