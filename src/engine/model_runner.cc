@@ -5,16 +5,6 @@
 
 namespace videre {
 
-std::vector<std::shared_ptr<Sequence>> sampled_sequences(const StepPlan& plan) {
-  std::vector<std::shared_ptr<Sequence>> sequences;
-  for (const BatchRow& row : plan.rows) {
-    if (!row.sample) continue;
-    sequences.push_back(row.sequence);
-    sequences.insert(sequences.end(), row.forks.begin(), row.forks.end());
-  }
-  return sequences;
-}
-
 ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options)
     : be_(backend), model_(model), options_(options) {
   const LanguageModel& language = model.language();

@@ -22,9 +22,6 @@ class Runner {
   virtual std::vector<SampledToken> collect() = 0;
 };
 
-/// Whom a step gives a token: each sampled row's sequence, then its forks.
-std::vector<std::shared_ptr<Sequence>> sampled_sequences(const StepPlan& plan);
-
 struct RunnerOptions {
   CacheOptions cache;
   int64_t max_num_batched_tokens = 2048, max_num_seqs = 256, max_model_len = 131072;

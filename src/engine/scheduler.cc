@@ -4,6 +4,16 @@
 
 namespace videre {
 
+std::vector<std::shared_ptr<Sequence>> sampled_sequences(const StepPlan& plan) {
+  std::vector<std::shared_ptr<Sequence>> sequences;
+  for (const BatchRow& row : plan.rows) {
+    if (!row.sample) continue;
+    sequences.push_back(row.sequence);
+    sequences.insert(sequences.end(), row.forks.begin(), row.forks.end());
+  }
+  return sequences;
+}
+
 StepPlan Scheduler::plan() {
   StepPlan plan;
   int64_t budget = options_.max_num_batched_tokens;
@@ -57,7 +67,6 @@ int64_t Scheduler::wanted(Sequence& sequence, int64_t budget) {
   const int64_t missing = sequence.length() - sequence.num_computed;
   int64_t want = limit_by_media(sequence, std::min(missing, budget));
   if (want == missing || want == 0) return want;
-  if (!options_.enable_chunked_prefill) return 0;
   // A cut at a multiple of the scan's chunk changes no bit of the result.
   const int64_t end = sequence.num_computed + want;
   const int64_t aligned = end / options_.chunk_size * options_.chunk_size;

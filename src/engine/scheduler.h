@@ -41,6 +41,9 @@ struct StepPlan {
   bool empty() const { return rows.empty() && encodes.empty(); }
 };
 
+/// Whom a step gives a token: each sampled row's sequence, then its forks.
+std::vector<std::shared_ptr<Sequence>> sampled_sequences(const StepPlan& plan);
+
 class Scheduler {
  public:
   Scheduler(const SchedulerOptions& options, SequenceCache* cache, EncoderCache* encoder)

@@ -42,13 +42,13 @@ json::value content_value(const ChatMessage& message, const std::string& format,
   for (const ContentPart& part : message.content) {
     switch (part.kind) {
       case ContentPart::Kind::kText:
-        parts.push_back({{"type", "text"}, {"text", part.text}});
+        parts.push_back(json::object{{"type", "text"}, {"text", part.text}});
         break;
       case ContentPart::Kind::kImage:
-        parts.push_back({{"type", "image"}});
+        parts.push_back(json::object{{"type", "image"}});
         break;
       case ContentPart::Kind::kVideo:
-        parts.push_back({{"type", "video"}});
+        parts.push_back(json::object{{"type", "video"}});
         break;
     }
   }
