@@ -69,17 +69,22 @@ def dictionary(held):
 WORD_LIST = ".vt/words"
 
 
+def blank(src):
+    """Stands for content while the vocabulary is being made: digits, which are spelt one by one anyway."""
+    return f"{src.randint(0, 999):03d}"
+
+
 def pick(src, options):
     """A content word from a list, on the right side of the split; digits while the vocabulary is being made."""
     if src.blank:
-        return "000"
+        return blank(src)
     pool = [w for w in options if is_held(w) == src.held]
     return src.choice(pool or options)
 
 
 def word(src, longest=10):
     if src.blank:
-        return "000"
+        return blank(src)
     while True:
         w = src.choice(dictionary(src.held)) if src.coin(0.8) else scramble(src)
         if len(w) <= longest:
@@ -112,7 +117,7 @@ def words(src, longest, most=4):
 
 def name(src):
     if src.blank:
-        return "000"
+        return blank(src)
     return f"{pick(src, FIRST)} {pick(src, LAST)}" if src.coin(0.8) else f"{src.choice('ABCDEFGHJKLMNPRST')}. {pick(src, LAST)}"
 
 
@@ -143,7 +148,7 @@ def number(src):
 
 def code(src, alphabet=CLEAR, longest=16):
     if src.blank:
-        return "000"
+        return blank(src)
     n = src.randint(3, longest)
     body = "".join(src.choice(alphabet) for _ in range(n))
     if n > 5 and src.coin(0.4):
@@ -155,7 +160,7 @@ def code(src, alphabet=CLEAR, longest=16):
 def mixed(src, longest):
     """Any case, confusable glyphs and marks: reported apart in the evaluation."""
     if src.blank:
-        return "000"
+        return blank(src)
     n = src.randint(3, longest)
     out = "".join(src.choice(ANYCASE) if src.coin(0.88) else src.choice(SYMBOLS) for _ in range(n))
     if n > 8 and src.coin(0.5):

@@ -8,71 +8,21 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
-#include <memory>
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/log.h"
-#include "base/mapped_file.h"
 #include "server/openai_types.h"
 
 namespace videre {
 namespace {
 
-const std::vector<std::string> kJsonFlags = {
-    "--media-io-kwargs", "--mm-processor-kwargs", "--limit-mm-per-prompt",
-    "--override-generation-config", "--default-chat-template-kwargs"};
-
-bool is_json_flag(const std::string& name) {
-  return std::find(kJsonFlags.begin(), kJsonFlags.end(), name) != kJsonFlags.end();
-}
-
-json::value value_of_text(const std::string& text) {
-  auto parsed = parse_json(text, "a flag's value");
-  return parsed.ok() ? std::move(*parsed) : json::value(json::string(text));
-}
-
-// Deep merge: later keys win, maps are joined.
-void merge_json(json::value& into, const json::value& from) {
-  if (!into.is_object() || !from.is_object()) {
-    into = from;
-    return;
-  }
-  for (const auto& [key, value] : from.get_object()) merge_json(into.get_object()[key], value);
-}
-
-Status set_dotted(json::value& root, std::string path, const std::string& text) {
-  bool append = false;
-  if (!path.empty() && path.back() == '+') {
-    append = true;
-    path.pop_back();
-  }
-  json::value* at = &root;
-  size_t start = 0;
-  for (int depth = 0;; ++depth) {
-    const size_t dot = path.find('.', start);
-    const std::string key = path.substr(start, dot - start);
-    if (key.empty() || depth > 16) {
-      return invalid_argument("", "--...{} is no path of keys like --media-io-kwargs.video.fps",
-                              path);
-    }
-    if (!at->is_object()) *at = json::object();
-    at = &at->get_object()[key];
-    if (dot == path.npos) break;
-    start = dot + 1;
-  }
-  if (append) {
-    if (!at->is_array()) *at = json::array();
-    at->get_array().push_back(value_of_text(text));
-  } else {
-    *at = value_of_text(text);
-  }
-  return {};
-}
-
 Status parse_limits(const std::string& text, std::map<std::string, int>& out) {
   const std::string flag = "--limit-mm-per-prompt";
-  json::value value = value_of_text(text);
+  const auto value_of = [](const std::string& word) {
+    auto parsed = parse_json(word, "the limit");
+    return parsed.ok() ? std::move(*parsed) : json::value(json::string(word));
+  };
+  json::value value = value_of(text);
   if (value.is_string()) {  // image=16,video=1
     json::object object;
     size_t start = 0;
@@ -84,7 +34,7 @@ Status parse_limits(const std::string& text, std::map<std::string, int>& out) {
         return invalid_argument(flag, "{} is not JSON; expected {{\"image\": 16, \"video\": 1}}",
                                 text);
       }
-      object[piece.substr(0, equals)] = value_of_text(piece.substr(equals + 1));
+      object[piece.substr(0, equals)] = value_of(piece.substr(equals + 1));
       start = comma + 1;
     }
     value = std::move(object);
@@ -106,102 +56,6 @@ Status parse_limits(const std::string& text, std::map<std::string, int>& out) {
   return {};
 }
 
-// Known to the engine that users come from, without meaning here. The number of values: 0 a
-// switch (with its --no- twin), 1 one, 2 any number.
-struct IgnoredFlag {
-  const char* name;
-  int values;
-};
-constexpr IgnoredFlag kIgnored[] = {
-    {"enable-prefix-caching", 0},
-    {"enforce-eager", 0},
-    {"skip-mm-profiling", 0},
-    {"disable-fastapi-docs", 0},
-    {"disable-uvicorn-access-log", 0},
-    {"disable-frontend-multiprocessing", 0},
-    {"headless", 0},
-    {"disable-log-requests", 0},
-    {"enable-log-outputs", 0},
-    {"enable-server-load-tracking", 0},
-    {"enable-tokenizer-info-endpoint", 0},
-    {"log-error-stack", 0},
-    {"disable-hybrid-kv-cache-manager", 0},
-    {"enable-per-request-metrics", 0},
-    {"interleave-mm-strings", 0},
-    {"enable-log-deltas", 0},
-    {"disable-access-log-for-endpoints", 1},
-    {"linear-backend", 1},
-    {"mm-encoder-attn-backend", 1},
-    {"mm-encoder-attn-dtype", 1},
-    {"mm-tensor-ipc", 1},
-    {"mm-ipc-gpu-memory-gb", 1},
-    {"fingerprint-mode", 1},
-    {"fingerprint-value", 1},
-    {"mm-processor-cache-type", 1},
-    {"mm-encoder-tp-mode", 1},
-    {"mamba-cache-dtype", 1},
-    {"mamba-cache-mode", 1},
-    {"mamba-block-size", 1},
-    {"stream-interval", 1},
-    {"performance-mode", 1},
-    {"max-log-len", 1},
-    {"structured-outputs-config", 1},
-    {"guided-decoding-backend", 1},
-    {"tokenizer-revision", 1},
-    {"tokenizer-mode", 1},
-    {"load-format", 1},
-    {"uvicorn-log-level", 1},
-    {"log-config-file", 1},
-    {"middleware", 1},
-    {"tool-server", 1},
-    {"api-server-count", 1},
-    {"distributed-executor-backend", 1},
-    {"swap-space", 1},
-    {"cpu-offload-gb", 1},
-    {"attention-backend", 1},
-    {"compilation-config", 1},
-    {"max-seq-len-to-capture", 1},
-    {"logprobs-mode", 1},
-    {"scheduling-policy", 1},
-    {"kv-events-config", 1},
-    {"reasoning-parser", 1},
-    {"reasoning-parser-plugin", 1},
-    {"tool-parser-plugin", 1},
-    {"enable-mm-embeds", 0},
-    {"hf-config-path", 1},
-    {"code-revision", 1},
-    {"enable-ssl-refresh", 0},
-    {"max-parallel-loading-workers", 1},
-    {"disable-custom-all-reduce", 0},
-    {"enable-expert-parallel", 0},
-    {"data-parallel-backend", 1},
-    {"ssl-ciphers", 1},
-};
-// Known, and refused: to ignore them would change what the user gets.
-constexpr IgnoredFlag kRefused[] = {
-    {"uds", 1},          {"api-key", 2},       {"ssl-keyfile", 1},        {"ssl-certfile", 1},
-    {"ssl-ca-certs", 1}, {"ssl-cert-reqs", 1}, {"kv-transfer-config", 1}, {"speculative-config", 1},
-    {"enable-lora", 0},  {"lora-modules", 2},  {"hf-overrides", 1},       {"root-path", 1},
-};
-
-void add_known(CLI::App& app, const IgnoredFlag& flag, bool refused) {
-  const std::string name = flag.name;
-  const auto act = [name, refused] {
-    if (refused) {
-      throw CLI::ValidationError("--" + name, "is known but not supported by this version");
-    }
-    log_warning("--{} has no effect here and is ignored", name);
-  };
-  if (flag.values == 0) {
-    app.add_flag_function("--" + name + ",--no-" + name, [act](int64_t) { act(); })->group("");
-    return;
-  }
-  auto* option = app.add_option_function<std::vector<std::string>>(
-      "--" + name, [act](const std::vector<std::string>&) { act(); });
-  option->group("");
-  if (flag.values == 1) option->allow_extra_args(false);
-}
-
 }  // namespace
 
 std::string environment(const char* name) {
@@ -213,145 +67,81 @@ std::string environment(const char* name) {
   return value ? value : "";
 }
 
+Result<std::optional<double>> environment_number(const char* name, double low, double high) {
+  const std::string text = environment(name);
+  if (text.empty()) return std::optional<double>();
+  double number = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc() || rest != end || !(number >= low && number <= high)) {
+    return invalid_argument(name, "{} is no number from {} to {}", text, low, high);
+  }
+  return std::optional<double>(number);
+}
+
+LogLevel log_level(std::string name, LogLevel fallback) {
+  std::transform(name.begin(), name.end(), name.begin(), ::tolower);
+  if (name == "debug" || name == "trace") return LogLevel::kDebug;
+  if (name == "info") return LogLevel::kInfo;
+  if (name == "warning" || name == "warn") return LogLevel::kWarning;
+  if (name == "error" || name == "critical") return LogLevel::kError;
+  return fallback;
+}
+
+LogLevel environment_log_level(LogLevel fallback) {
+  return log_level(environment("VLLM_LOGGING_LEVEL"), fallback);
+}
+
+std::string nearest_name(const std::string& word, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = 2 + word.size() / 8;  // slips of typing, not other words
+  for (const std::string& candidate : candidates) {
+    // Edits with neighbours swapped as one: three rows of the usual table.
+    std::vector<size_t> before, last, row(candidate.size() + 1);
+    for (size_t j = 0; j < row.size(); ++j) row[j] = j;
+    for (size_t i = 1; i <= word.size(); ++i) {
+      before = std::move(last);
+      last = row;
+      row[0] = i;
+      for (size_t j = 1; j <= candidate.size(); ++j) {
+        row[j] = std::min(
+            {last[j] + 1, row[j - 1] + 1, last[j - 1] + (word[i - 1] != candidate[j - 1])});
+        if (i > 1 && j > 1 && word[i - 1] == candidate[j - 2] && word[i - 2] == candidate[j - 1]) {
+          row[j] = std::min(row[j], before[j - 2] + 1);
+        }
+      }
+    }
+    if (row.back() < best_distance || (best.empty() && row.back() == best_distance)) {
+      best_distance = row.back();
+      best = candidate;
+    }
+  }
+  if (best.empty() && word.size() > 4) {  // or the beginning of one name
+    for (const std::string& candidate : candidates) {
+      if (candidate.rfind(word, 0) == 0) return candidate;
+    }
+  }
+  return best;
+}
+
 int report(const Error& error) {
   fmt::print(stderr, "videre: error: {}{}{}\n", error.param, error.param.empty() ? "" : ": ",
              error.message);
   return error_status(error.code).exit_code;
 }
 
-Result<int64_t> parse_size(const std::string& text, const std::string& flag) {
-  if (text == "auto") return int64_t{-1};
-  double number = 0;
-  const char* end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number);
-  double scale = 1;
-  bool good = error == std::errc() && std::isfinite(number) && end - rest <= 1;
-  if (good && rest != end) {
-    const size_t lower = std::string("kmgt").find(*rest);
-    const size_t upper = std::string("KMGT").find(*rest);
-    good = lower != std::string::npos || upper != std::string::npos;
-    scale = lower != std::string::npos ? std::pow(1000.0, static_cast<double>(lower + 1))
-                                       : std::pow(1024.0, static_cast<double>(upper + 1));
-  }
-  number *= scale;
-  if (!good || number < -1 || number > 9e15 || std::abs(number - std::round(number)) > 1e-6) {
-    return invalid_argument(flag,
-                            "{} is no size; expected a whole number such as 131072, 128K "
-                            "(times 1024) or 131k (times 1000)",
-                            text);
-  }
-  return static_cast<int64_t>(std::llround(number));
-}
-
-Result<std::vector<std::string>> normalize_arguments(const std::vector<std::string>& arguments) {
-  std::vector<std::string> out;
-  std::map<std::string, json::value> gathered;
-  std::optional<size_t> config_at;
-  std::vector<std::string> from_config;
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    std::string word = arguments[i];
-    if (word == "--") {
-      out.insert(out.end(), arguments.begin() + static_cast<std::ptrdiff_t>(i), arguments.end());
-      break;
-    }
-    if (word == "-tp" || word == "-dp" || word == "-pp") {
-      word = word == "-tp"   ? "--tensor-parallel-size"
-             : word == "-dp" ? "--data-parallel-size"
-                             : "--pipeline-parallel-size";
-    }
-    if (word.rfind("--", 0) != 0) {
-      out.push_back(word);
-      continue;
-    }
-    const size_t equals = word.find('=');
-    std::string name = word.substr(0, equals);
-    std::optional<std::string> value;
-    if (equals != word.npos) value = word.substr(equals + 1);
-    const size_t dot = name.find('.');
-    const std::string tail = dot == name.npos ? "" : name.substr(dot + 1);
-    name = name.substr(0, dot);
-    std::replace(name.begin() + 2, name.end(), '_', '-');
-    const auto take_value = [&]() -> Status {
-      if (value) return {};
-      if (i + 1 >= arguments.size()) {
-        return invalid_argument(name, "a value is missing after {}", word);
-      }
-      value = arguments[++i];
-      return {};
-    };
-    if (name == "--config") {
-      if (config_at) return invalid_argument("--config", "given twice; expected one file");
-      VIDERE_RETURN_IF_ERROR(take_value());
-      const std::string extension = std::filesystem::path(*value).extension().string();
-      if (extension != ".yaml" && extension != ".yml") {
-        return invalid_argument("--config", "{} is no .yaml or .yml file", *value);
-      }
-      auto text = read_text_file(*value, 1u << 20);
-      if (!text.ok()) return invalid_argument("--config", "{}", text.error().message);
-      VIDERE_ASSIGN_OR_RETURN(auto words, yaml_arguments(*text, *value));
-      VIDERE_ASSIGN_OR_RETURN(from_config, normalize_arguments(words));
-      config_at = out.size();
-    } else if (is_json_flag(name)) {
-      VIDERE_RETURN_IF_ERROR(take_value());
-      json::value& root = gathered.try_emplace(name, json::object()).first->second;
-      if (!tail.empty()) {
-        VIDERE_RETURN_IF_ERROR(set_dotted(root, tail, *value));
-      } else {
-        const json::value given = value_of_text(*value);
-        if (given.is_object()) {
-          merge_json(root, given);
-        } else {  // an error, but the flag's own check says it better
-          out.push_back(name);
-          out.push_back(*value);
-          gathered.erase(name);
-        }
-      }
-    } else {
-      if (!tail.empty()) name += "." + tail;
-      out.push_back(value ? name + "=" + *value : name);
-    }
-  }
-  // The file's flags come first, so that the user's own win; a flag that both give is kept once.
-  if (!from_config.empty()) {
-    const auto given = [&out](const std::string& name) {
-      return std::any_of(out.begin(), out.end(), [&name](const std::string& word) {
-        return word == name || word.rfind(name + "=", 0) == 0;
-      });
-    };
-    std::vector<std::string> kept;
-    for (size_t i = 0; i < from_config.size();) {
-      const std::string name = from_config[i].substr(0, from_config[i].find('='));
-      size_t end = i + 1;
-      while (end < from_config.size() && from_config[end].rfind("--", 0) != 0) ++end;
-      if (is_json_flag(name) && end == i + 2) {
-        json::value merged = value_of_text(from_config[i + 1]);
-        if (auto own = gathered.find(name); own != gathered.end()) merge_json(merged, own->second);
-        gathered[name] = std::move(merged);
-      } else if (!given(name)) {
-        kept.insert(kept.end(), from_config.begin() + static_cast<std::ptrdiff_t>(i),
-                    from_config.begin() + static_cast<std::ptrdiff_t>(end));
-      }
-      i = end;
-    }
-    // Before the flags but after a positional model, whose place is first.
-    size_t at = 0;
-    while (at < out.size() && at < *config_at && out[at].rfind("-", 0) != 0) ++at;
-    out.insert(out.begin() + static_cast<std::ptrdiff_t>(at), kept.begin(), kept.end());
-  }
-  for (const auto& [name, value] : gathered) {
-    out.push_back(name);
-    out.push_back(to_json(value));
-  }
-  return out;
-}
-
-void add_engine_flags(CLI::App& app, EngineFlags& flags) {
+void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
   EngineOptions& engine = flags.engine;
   const char* group = "Model";
-  app.add_option("MODEL", flags.model_positional,
-                 "folder of a checkpoint, or org/name in the hub cache")
+  const bool positional = model == ModelArgument::kPositional;
+  if (positional) {
+    app.add_option("MODEL", flags.model_positional,
+                   "folder of a checkpoint, or org/name in the hub cache");
+  }
+  app.add_option("--model", flags.model_flag,
+                 positional ? "the same as a flag; MODEL wins"
+                            : "folder of a checkpoint, or org/name in the hub cache")
       ->group(group);
-  app.add_option("--model", flags.model_flag, "the same as a flag")->group(group);
   app.add_option("--revision", engine.revision, "branch or commit in the hub cache")->group(group);
   app.add_option("--download-dir", engine.download_dir, "folder of the hub cache")->group(group);
   app.add_option("--tokenizer", engine.tokenizer, "folder of tokenizer files")->group(group);
@@ -458,11 +248,6 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags) {
       ->group(group);
 }
 
-void add_ignored_flags(CLI::App& app) {
-  for (const IgnoredFlag& flag : kIgnored) add_known(app, flag, false);
-  for (const IgnoredFlag& flag : kRefused) add_known(app, flag, true);
-}
-
 Status resolve_engine_flags(EngineFlags& flags) {
   EngineOptions& engine = flags.engine;
   engine.model = flags.model_positional.empty() ? flags.model_flag : flags.model_positional;
@@ -495,11 +280,18 @@ Status resolve_engine_flags(EngineFlags& flags) {
   if (!flags.kv_cache_memory_bytes.empty()) {
     VIDERE_ASSIGN_OR_RETURN(engine.kv_cache_memory_bytes,
                             parse_size(flags.kv_cache_memory_bytes, "--kv-cache-memory-bytes"));
+    if (*engine.kv_cache_memory_bytes < 1) {
+      return invalid_argument("--kv-cache-memory-bytes", "{} is out of range; expected 1 or more",
+                              flags.kv_cache_memory_bytes);
+    }
+  }
+  if (!(engine.gpu_memory_utilization > 0)) {
+    return invalid_argument("--gpu-memory-utilization", "{} is out of range; expected above 0 to 1",
+                            engine.gpu_memory_utilization);
   }
   if (!(engine.video_pruning_rate >= 0 && engine.video_pruning_rate < 1)) {
     return invalid_argument("--video-pruning-rate",
-                            "{} is out of range; expected 0 up to, not "
-                            "with, 1",
+                            "{} is out of range; expected 0 or more, and less than 1",
                             engine.video_pruning_rate);
   }
   if (!flags.media_io_kwargs.empty()) {
@@ -531,42 +323,42 @@ Status resolve_engine_flags(EngineFlags& flags) {
     }
     if (!engine.media_io.video_backend) engine.media_io.video_backend = backend;
   }
-  const std::string threads = environment("VLLM_MEDIA_LOADING_THREAD_COUNT");
-  if (!threads.empty()) {
-    int count = 0;
-    const auto [end, error] =
-        std::from_chars(threads.data(), threads.data() + threads.size(), count);
-    if (error != std::errc() || end != threads.data() + threads.size() || count < 1 ||
-        count > 1024) {
-      return invalid_argument("VLLM_MEDIA_LOADING_THREAD_COUNT", "{} is no count of 1 to 1024",
-                              threads);
-    }
-    engine.media_threads = count;
-  }
-  std::string level = environment("VLLM_LOGGING_LEVEL");
-  std::transform(level.begin(), level.end(), level.begin(), ::toupper);
-  if (level == "DEBUG") set_log_level(LogLevel::kDebug);
-  if (level == "WARNING") set_log_level(LogLevel::kWarning);
-  if (level == "ERROR" || level == "CRITICAL") set_log_level(LogLevel::kError);
+  VIDERE_ASSIGN_OR_RETURN(const auto threads,
+                          environment_number("VLLM_MEDIA_LOADING_THREAD_COUNT", 1, 1024));
+  if (threads) engine.media_threads = static_cast<int>(*threads);
   return {};
 }
 
 int run_app(CLI::App& app, const std::vector<std::string>& arguments,
             const std::function<int()>& body) {
-  auto words = normalize_arguments(arguments);
-  if (!words.ok()) {
-    report(words.error());
+  const auto fail = [&app](const std::string& message) {
+    fmt::print(stderr, "{}: error: {}\n{} --help lists the flags\n", app.get_name(), message,
+               app.get_name());
     return 2;
+  };
+  auto words = normalize_arguments(arguments);
+  if (!words.ok()) return fail(words.error().param + ": " + words.error().message);
+  for (const std::string& word : *words) {
+    if (word == "--") break;
+    if (word.rfind("--", 0) != 0) continue;
+    const std::string name = word.substr(0, word.find('='));
+    if (app.get_option_no_throw(name)) continue;
+    std::vector<std::string> names;
+    for (const CLI::Option* option : app.get_options()) {
+      for (const std::string& long_name : option->get_lnames()) names.push_back("--" + long_name);
+    }
+    const std::string near = nearest_name(name, names);
+    return fail(near.empty()
+                    ? fmt::format("{} is no flag of this command", name)
+                    : fmt::format("{} is no flag of this command; did you mean {}?", name, near));
   }
   try {
     std::reverse(words->begin(), words->end());  // CLI11 takes its vector from the back
     app.parse(*words);
   } catch (const CLI::Success& help) {
-    return app.exit(help);
+    return app.exit(help);  // prints the help
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "{}: error: {}\nsee {} --help\n", app.get_name(), error.what(),
-               app.get_name());
-    return 2;
+    return fail(error.what());
   }
   return body();
 }

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "videre/engine.h"
 
 namespace CLI {
@@ -25,31 +26,46 @@ struct EngineFlags {
   std::string media_io_kwargs, mm_processor_kwargs, limit_mm_per_prompt;
   int64_t max_num_seqs = 0, tensor_parallel_size = 1, data_parallel_size = 1,
           pipeline_parallel_size = 1;
-  std::string loader_backend;
   bool trust_remote_code = false;
-  int verbosity = 0;
 };
 
+enum class ModelArgument { kPositional, kFlagOnly };
+
 /// Adds the engine's flags to a command, in groups.
-void add_engine_flags(CLI::App& app, EngineFlags& flags);
-/// Accepts flags that have no effect here: one warning each.
-void add_ignored_flags(CLI::App& app);
+void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model);
+/// Accepts what other engines' command lines hold: flags without effect here give one warning each,
+/// flags whose absence would change what the user gets are refused with a sentence.
+void add_foreign_flags(CLI::App& app);
 /// Fills `flags.engine` from what was typed and from the environment; checks what can be checked
-/// without the model. An empty model is left for the caller to judge.
+/// without the model.
 Status resolve_engine_flags(EngineFlags& flags);
 
+struct FlagWords {
+  std::string name;  // "--port"
+  std::vector<std::string> values;
+};
+
 /// argv as CLI11 reads it: `--foo_bar` to `--foo-bar`, `-tp` to its long form, dotted JSON keys
-/// gathered into one value, `--config F.yaml` replaced by the flags it holds, placed before the
-/// user's own.
+/// gathered into one value, `--config F.yaml` replaced by those of its flags that the user did not
+/// give.
 Result<std::vector<std::string>> normalize_arguments(const std::vector<std::string>& arguments);
 /// The flags in a YAML text (maps, lists and scalars by indentation; flow values as JSON).
-Result<std::vector<std::string>> yaml_arguments(const std::string& text, const std::string& name);
+Result<std::vector<FlagWords>> yaml_flags(const std::string& text, const std::string& name);
 
 /// "1k" = 1000, "1K" = 1024, "25.6k", "32K", "1M", "2G", "-1"; "auto" is -1.
 Result<int64_t> parse_size(const std::string& text, const std::string& flag);
 
 /// Environment `name`, with the VIDERE_ twin (VLLM_X -> VIDERE_X) first; "" when unset.
 std::string environment(const char* name);
+/// A number of the environment within [low, high], or nothing when unset.
+Result<std::optional<double>> environment_number(const char* name, double low, double high);
+/// "debug", "info", "warning", "error", in any case; `fallback` for other names.
+LogLevel log_level(std::string name, LogLevel fallback);
+/// VLLM_LOGGING_LEVEL, else `fallback`.
+LogLevel environment_log_level(LogLevel fallback);
+
+/// The candidate that `word` is most likely a slip of; "" when none is near.
+std::string nearest_name(const std::string& word, const std::vector<std::string>& candidates);
 
 /// Prints "videre: error: ..." and gives the exit code.
 int report(const Error& error);

@@ -308,7 +308,7 @@ TEST(EngineCore, AFailedTokenEndsItsRequestAlone) {
 // runs to its end gives the tokens it would give alone, and all memory comes back.
 TEST(EngineCore, RandomOrdersOfEvents) {
   int64_t preemptions = 0;
-  for (uint64_t seed = 0; seed < 1500; ++seed) {
+  for (uint64_t seed = 0; seed < 4000; ++seed) {
     std::mt19937_64 random(seed);
     const auto pick = [&](int64_t low, int64_t high) {
       return low + static_cast<int64_t>(random() % static_cast<uint64_t>(high - low + 1));
@@ -322,7 +322,7 @@ TEST(EngineCore, RandomOrdersOfEvents) {
     setup.num_blocks = 1 + least + pick(0, least);
     setup.max_seqs = std::min(setup.budget, pick(1, 8));
     setup.num_slots = 1 + pick(1, setup.max_seqs);
-    setup.encoder_rows = pick(32, 80);
+    setup.encoder_rows = pick(16, 48);
     setup.chunk_size = pick(1, 9);
     setup.max_tiles = static_cast<int>(pick(1, 4));
     Harness harness(setup);

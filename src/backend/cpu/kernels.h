@@ -80,9 +80,10 @@ struct Kernels {
   /// y = state C + d x.
   void (*ssm_token)(float* y, float* state, const float* x, const float* b, const float* c,
                     float decay, float dt, float d, int64_t head_dim, int64_t n_state);
-  /// out[j, i] = g[j, i] exp(a_i - a_j) dt_j for i >= j, else 0; rows of `row` floats.
-  void (*ssm_decay)(float* out, const float* g, const float* a, const float* dt, int64_t n,
-                    int64_t row);
+  /// out[j, i] = g[j, i] exp(a_i - a_j) dt_j for i >= j, else 0; rows of `row` floats. a is given
+  /// as a + a_low: floats alone would lose the small differences of large sums.
+  void (*ssm_decay)(float* out, const float* g, const float* a, const float* a_low, const float* dt,
+                    int64_t n, int64_t row);
 };
 
 const Kernels& plain_kernels();

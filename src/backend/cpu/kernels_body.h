@@ -492,20 +492,22 @@ void ssm_token(float* y, float* state, const float* x, const float* b, const flo
   }
 }
 
-void ssm_decay(float* out, const float* g, const float* a, const float* dt, int64_t n,
-               int64_t row) {
+void ssm_decay(float* out, const float* g, const float* a, const float* a_low, const float* dt,
+               int64_t n, int64_t row) {
   for (int64_t j = 0; j < n; ++j) {
     float* to = out + j * row;
     const float* from = g + j * row;
     for (int64_t i = 0; i < j; ++i) to[i] = 0;
-    const float aj = a[j], dtj = dt[j];
+    const float high = a[j], low = a_low[j], dtj = dt[j];
     int64_t i = j;
     for (; i + kLanes <= n; i += kLanes) {
-      store(to + i, load(from + i) * vexp(load(a + i) - aj) * dtj);
+      const VF difference = (load(a + i) - high) + (load(a_low + i) - low);
+      store(to + i, load(from + i) * vexp(difference) * dtj);
     }
     if (i < n) {
-      const VF v = load_part(from + i, n - i) * vexp(load_part(a + i, n - i, aj) - aj) * dtj;
-      store_part(to + i, v, n - i);
+      const VF difference =
+          (load_part(a + i, n - i, high) - high) + (load_part(a_low + i, n - i, low) - low);
+      store_part(to + i, load_part(from + i, n - i) * vexp(difference) * dtj, n - i);
     }
     for (i = n; i < row; ++i) to[i] = 0;
   }

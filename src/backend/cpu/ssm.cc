@@ -44,7 +44,7 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
   const int64_t tasks = step.num_seqs * groups * parts;
   pool_.parallel_for(tasks, 1, [&](int64_t begin, int64_t end, int worker) {
     float* memory = scratch(worker, 2 * q * np + np * qp + 2 * q * qp + q * pp + pp * qp +
-                                        kHeadsTogether * pp * np + pp * np + 4 * qp + pp);
+                                        kHeadsTogether * pp * np + pp * np + 5 * qp + pp);
     const auto take = [&](int64_t floats) {
       float* part = memory;
       memory += floats;
@@ -60,7 +60,8 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
     float* states = take(kHeadsTogether * pp * np);
     float* emitted = take(pp * np);
     float* dt = take(qp);
-    float* sums = take(qp);  // a
+    float* a_high = take(qp);
+    float* a_low = take(qp);
     float* grown = take(qp);
     float* line = take(qp + pp);
     const int64_t size = head_dim * n_state;
@@ -144,11 +145,14 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
         for (int64_t h = 0; h < count; ++h) {
           const int64_t head = head0 + h;
           float* s = states + h * pp * np;
+          double total = 0;
           for (int64_t i = 0; i < n; ++i) {
             kernels_.widen(x + i * pp, element(in.x, row0 + i, head * head_dim), in.x.dtype(),
                            head_dim);
             dt[i] = step_size(row0 + i, head);
-            sums[i] = (i > 0 ? sums[i - 1] : 0.0f) + dt[i] * a[head];
+            total += double{dt[i]} * a[head];
+            a_high[i] = static_cast<float>(total);
+            a_low[i] = static_cast<float>(total - a_high[i]);
           }
           if (n == 1) {
             // The same bits as a step of one token, whose state rows lie unpadded: pads are zeros.
@@ -163,19 +167,22 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
           }
           // The state after row `last` of this chunk.
           const auto advance = [&](float* to, int64_t last) {
-            const float decay = std::exp(sums[last]);
+            const float decay = std::exp(a_high[last]) * (1 + a_low[last]);
             for (int64_t p = 0; p < head_dim; ++p) {
               if (to != s) std::memcpy(to + p * np, s + p * np, np * sizeof(float));
               kernels_.scale(to + p * np, decay, np);
             }
             for (int64_t j = 0; j <= last; ++j) {
-              const float factor = std::exp(sums[last] - sums[j]) * dt[j];
+              const float factor =
+                  std::exp((a_high[last] - a_high[j]) + (a_low[last] - a_low[j])) * dt[j];
               for (int64_t p = 0; p < head_dim; ++p) yt[j * pp + p] = x[j * pp + p] * factor;
             }
             kernels_.gemm(head_dim, np, last + 1, yt, 1, pp, b, np, to, np, true);
           };
-          kernels_.ssm_decay(decayed, g, sums, dt, n, nn);
-          for (int64_t i = 0; i < n; ++i) grown[i] = std::exp(sums[i]);
+          kernels_.ssm_decay(decayed, g, a_high, a_low, dt, n, nn);
+          for (int64_t i = 0; i < n; ++i) {
+            grown[i] = std::exp(a_high[i]) * (1 + a_low[i]);
+          }
           std::fill(grown + n, grown + nn, 0.0f);
           kernels_.gemm(head_dim, nn, n_state, s, np, 1, ct, nn, yt, nn, false);
           for (int64_t p = 0; p < head_dim; ++p) kernels_.multiply(yt + p * nn, grown, nn);
