@@ -352,6 +352,11 @@ int run_app(CLI::App& app, const std::vector<std::string>& arguments,
                     ? fmt::format("{} is no flag of this command", name)
                     : fmt::format("{} is no flag of this command; did you mean {}?", name, near));
   }
+  for (CLI::Option* option : app.get_options()) {  // a value given twice: the last one counts
+    if (option->get_expected_max() == 1) {
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    }
+  }
   try {
     std::reverse(words->begin(), words->end());  // CLI11 takes its vector from the back
     app.parse(*words);

@@ -89,17 +89,27 @@ class YamlReader {
     if (text[0] == '"' || text[0] == '{' || text[0] == '[') {
       auto parsed = parse_json(text, "the value");
       if (parsed.ok()) return std::move(*parsed);
-      if (text[0] == '[' && text.back() == ']') {  // [a, b] without quotes
+      if (text[0] == '[' && text.back() == ']' &&
+          text.find_first_of("[{", 1) == text.npos) {  // [a, b] without quotes
         json::array list;
         const std::string inside = text.substr(1, text.size() - 2);
-        for (size_t start = 0; start < inside.size();) {
-          const size_t comma = std::min(inside.find(',', start), inside.size());
-          std::string item = inside.substr(start, comma - start);
+        char quote = 0;
+        std::string item;
+        for (size_t i = 0; i <= inside.size(); ++i) {
+          if (i < inside.size() && (quote || inside[i] != ',')) {
+            if (!quote && (inside[i] == '"' || inside[i] == '\'')) {
+              quote = inside[i];
+            } else if (inside[i] == quote) {
+              quote = 0;
+            }
+            item += inside[i];
+            continue;
+          }
           item.erase(0, std::min(item.find_first_not_of(' '), item.size()));
           while (!item.empty() && item.back() == ' ') item.pop_back();
           VIDERE_ASSIGN_OR_RETURN(json::value value, scalar(item));
           list.push_back(std::move(value));
-          start = comma + 1;
+          item.clear();
         }
         return json::value(std::move(list));
       }
