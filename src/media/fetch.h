@@ -56,7 +56,7 @@ std::unique_ptr<Fetcher> make_fetcher(FetchOptions options);
 /// With a resolver of the caller's (tests); the addresses it gives are checked all the same.
 std::unique_ptr<Fetcher> make_fetcher(FetchOptions options, Resolver resolver);
 
-/// For the start: the path is empty, or exists and is a directory. Warns when it is the whole disk.
+/// For the start: the path is empty, or exists and is a directory.
 Status check_local_media_root(const std::string& path);
 
 }  // namespace videre

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <string_view>
 
 #include "base/error.h"
@@ -149,10 +150,12 @@ Result<std::vector<int64_t>> choose_frames(const ClipInfo& info, const VideoOpti
         "lower fps in media_io_kwargs",
         count, options.max_frames);
   }
+  std::vector<int64_t> indices =
+      dynamic ? sample_opencv_dynamic(total, info.fps, options.fps, options.max_duration_s)
+              : sample_opencv(total, info.fps, options.fps, options.num_frames);
   video.backend = dynamic ? "opencv_dynamic" : "opencv";
-  video.do_sample_frames = !dynamic && count == total;
-  return dynamic ? sample_opencv_dynamic(total, info.fps, options.fps, options.max_duration_s)
-                 : sample_opencv(total, info.fps, options.fps, options.num_frames);
+  video.do_sample_frames = static_cast<int64_t>(indices.size()) == total;
+  return indices;
 }
 
 Result<SampledVideo> read_frames(FrameReader& reader, const VideoOptions& options,
@@ -309,10 +312,8 @@ Result<std::unique_ptr<FrameReader>> open_clip(std::span<const uint8_t> bytes,
   return other.ok() ? std::move(other) : std::move(own);
 }
 
-}  // namespace
-
-Result<SampledVideo> decode_video(const MediaBytes& media, const VideoOptions& options,
-                                  const std::atomic<bool>* cancel, const VideoProgress& progress) {
+Result<SampledVideo> decode_clip(const MediaBytes& media, const VideoOptions& options,
+                                 const std::atomic<bool>* cancel, const VideoProgress& progress) {
   VIDERE_RETURN_IF_ERROR(check_options(options));
   ClipLimits limits;
   limits.max_frame_pixels = options.max_frame_pixels;
@@ -335,6 +336,18 @@ Result<SampledVideo> decode_video(const MediaBytes& media, const VideoOptions& o
     return error;
   }
   return read_frames(**reader, options, limits, progress);
+}
+
+}  // namespace
+
+Result<SampledVideo> decode_video(const MediaBytes& media, const VideoOptions& options,
+                                  const std::atomic<bool>* cancel, const VideoProgress& progress) {
+  try {
+    return decode_clip(media, options, cancel, progress);
+  } catch (const std::bad_alloc&) {
+    return make_error(ErrorCode::kTooLarge, "",
+                      "there is not enough memory to decode the video; send a smaller one");
+  }
 }
 
 }  // namespace videre

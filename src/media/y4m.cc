@@ -77,9 +77,11 @@ Result<Layout> parse_header(std::string_view line, const ClipLimits& limits) {
     line.remove_prefix(std::min(space + 1, line.size()));
     if (word.empty()) continue;
     const std::string_view value = word.substr(1);
-    const auto bad = [&] {
-      return invalid_argument("", "the Y4M header has a field \"{}\" that cannot be read",
-                              word.substr(0, 40));
+    const auto bad = [&] {  // the field's own bytes are not quoted: they may be anything
+      return invalid_argument(
+          "",
+          "the {} field of the Y4M header cannot be read; expected W, H and F like W640 H480 F30:1",
+          word[0]);
     };
     switch (word[0]) {
       case 'W':
@@ -93,11 +95,9 @@ Result<Layout> parse_header(std::string_view line, const ClipLimits& limits) {
         break;
       case 'C':
         if (!parse_colour_space(value, layout)) {
-          return make_error(
-              ErrorCode::kUnsupported, "",
-              "the Y4M colour space \"{}\" is not read here; expected 8-bit 420, 422, "
-              "444, 411 or mono",
-              value.substr(0, 20));
+          return make_error(ErrorCode::kUnsupported, "",
+                            "the Y4M clip's colour space is not read here; expected 8-bit 420, "
+                            "422, 444, 411 or mono");
         }
         break;
       case 'X':
