@@ -9,12 +9,13 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mapped_file.h"
-#include "weights/hub.h"
+#include "weights/model_files.h"
 
 namespace videre {
 namespace {
 
 constexpr size_t kMaxTemplateBytes = 4u << 20;
+constexpr size_t kMaxTokenizerBytes = 256u << 20;
 constexpr int kDefaultBlockSize = 16;  // tokens; CPU: one block's keys fill a few cache lines
 constexpr int64_t kDefaultBatchedTokens = 2048;
 constexpr int64_t kDefaultSeqs = 256;
@@ -86,8 +87,24 @@ Status apply_generation_flags(const EngineOptions& options, Config& config) {
                          config.generation);
 }
 
+Result<ChatTemplate> embedded_template(const ModelFiles& files) {
+  const char* name = "chat_template.jinja";
+  VIDERE_ASSIGN_OR_RETURN(const std::string text, files.text(name, kMaxTemplateBytes));
+  return ChatTemplate::parse(text, name);
+}
+
+Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFiles& files) {
+  if (!files.embedded()) return Tokenizer::load(files.path());
+  VIDERE_ASSIGN_OR_RETURN(const std::string main, files.text("tokenizer.json", kMaxTokenizerBytes));
+  std::string config;
+  if (files.contains("tokenizer_config.json")) {
+    VIDERE_ASSIGN_OR_RETURN(config, files.text("tokenizer_config.json", kMaxTokenizerBytes));
+  }
+  return Tokenizer::parse(main, config);
+}
+
 Result<std::unique_ptr<ChatTemplate>> load_template(const EngineOptions& options,
-                                                    const std::string& folder) {
+                                                    const ModelFiles& files) {
   const std::string& given = options.chat_template;
   if (!given.empty()) {
     std::string text = given;
@@ -103,7 +120,7 @@ Result<std::unique_ptr<ChatTemplate>> load_template(const EngineOptions& options
     VIDERE_ASSIGN_OR_RETURN(ChatTemplate parsed, ChatTemplate::parse(text, "--chat-template"));
     return std::make_unique<ChatTemplate>(std::move(parsed));
   }
-  auto loaded = ChatTemplate::load(folder);
+  auto loaded = files.embedded() ? embedded_template(files) : ChatTemplate::load(files.path());
   if (loaded.ok()) return std::make_unique<ChatTemplate>(std::move(*loaded));
   if (loaded.error().code != ErrorCode::kNotFound) {
     return invalid_model("{}", loaded.error().message);
@@ -203,25 +220,25 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   LoadedModel out;
   VIDERE_ASSIGN_OR_RETURN(const DType dtype, choose_dtype(options.dtype));
   VIDERE_ASSIGN_OR_RETURN(out.backend, make_backend(options));
-  VIDERE_ASSIGN_OR_RETURN(out.folder,
-                          resolve_model(options.model, options.revision, options.download_dir));
+  VIDERE_ASSIGN_OR_RETURN(const ModelFiles files,
+                          open_model(options.model, options.revision, options.download_dir));
   report("config", 0);
-  VIDERE_ASSIGN_OR_RETURN(out.config, load_config(out.folder));
+  VIDERE_ASSIGN_OR_RETURN(out.config, load_config(files));
   VIDERE_RETURN_IF_ERROR(check_quantization(options.quantization, out.config));
   VIDERE_RETURN_IF_ERROR(apply_generation_flags(options, out.config));
-  const std::string text_folder = options.tokenizer.empty() ? out.folder : options.tokenizer;
+  const ModelFiles text_files = options.tokenizer.empty() ? files : ModelFiles(options.tokenizer);
   report("tokenizer", 0.1);
-  VIDERE_ASSIGN_OR_RETURN(out.tokenizer, Tokenizer::load(text_folder));
+  VIDERE_ASSIGN_OR_RETURN(out.tokenizer, load_tokenizer(text_files));
   if (const auto eos = out.tokenizer->eos_id()) out.config.eos_token_ids.insert(*eos);
-  VIDERE_ASSIGN_OR_RETURN(out.chat_template, load_template(options, text_folder));
+  VIDERE_ASSIGN_OR_RETURN(out.chat_template, load_template(options, text_files));
   report("weights", 0.3);
-  VIDERE_ASSIGN_OR_RETURN(out.model, NemotronVl::load(out.folder, out.config, *out.backend, dtype,
+  VIDERE_ASSIGN_OR_RETURN(out.model, NemotronVl::load(files, out.config, *out.backend, dtype,
                                                       options.language_model_only));
   out.config = out.model->config();
   VIDERE_ASSIGN_OR_RETURN(out.prompt_config, make_prompt_config(out.config, *out.tokenizer,
                                                                 options.video_prompt_style));
-  out.info.name = options.model;
-  out.info.path = out.folder;
+  out.info.name = files.embedded() ? files.path() : options.model;
+  out.info.path = files.path();
   out.info.max_model_len = out.config.max_model_len;
   out.info.dtype = std::string(dtype_name(dtype));
   out.info.quantization = out.config.quant_algo;

@@ -15,7 +15,6 @@
 namespace videre {
 
 struct LoadedModel {
-  std::string folder;
   Config config;
   std::unique_ptr<Backend> backend;
   std::unique_ptr<NemotronVl> model;

@@ -550,14 +550,13 @@ Result<Config> parse_config(std::string_view config_json, std::string_view gener
   return out;
 }
 
-Result<Config> load_config(const std::string& folder) {
-  VIDERE_ASSIGN_OR_RETURN(const std::string config,
-                          read_text_file(folder + "/config.json", kMaxConfigBytes));
+Result<Config> load_config(const ModelFiles& files) {
+  VIDERE_ASSIGN_OR_RETURN(const std::string config, files.text("config.json", kMaxConfigBytes));
   std::string companions[3];
-  const char* kNames[] = {"/generation_config.json", "/preprocessor_config.json",
-                          "/hf_quant_config.json"};
+  const char* kNames[] = {"generation_config.json", "preprocessor_config.json",
+                          "hf_quant_config.json"};
   for (int i = 0; i < 3; ++i) {
-    auto text = read_text_file(folder + kNames[i], kMaxConfigBytes);
+    auto text = files.text(kNames[i], kMaxConfigBytes);
     if (text.ok())
       companions[i] = std::move(*text);
     else if (text.error().code != ErrorCode::kNotFound)

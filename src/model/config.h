@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "videre/result.h"
+#include "weights/model_files.h"
 
 namespace videre {
 
@@ -81,9 +82,8 @@ struct Config {
   bool excluded_from_quantization(const std::string& module) const;
 };
 
-/// Reads config.json, generation_config.json, preprocessor_config.json and hf_quant_config.json of
-/// `folder`.
-Result<Config> load_config(const std::string& folder);
+/// Reads config.json, generation_config.json, preprocessor_config.json and hf_quant_config.json.
+Result<Config> load_config(const ModelFiles& files);
 /// The same from texts; companions may be "".
 Result<Config> parse_config(std::string_view config_json, std::string_view generation_json,
                             std::string_view preprocessor_json, std::string_view hf_quant_json);

@@ -5,13 +5,13 @@
 
 namespace videre {
 
-Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const std::string& folder,
-                                                     const Config& config, Backend& backend,
-                                                     DType dtype, bool language_model_only) {
+Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const ModelFiles& files, const Config& config,
+                                                     Backend& backend, DType dtype,
+                                                     bool language_model_only) {
   std::unique_ptr<NemotronVl> model(new NemotronVl);
   model->config_ = config;
   model->dtype_ = dtype;
-  VIDERE_ASSIGN_OR_RETURN(model->checkpoint_, Checkpoint::open(folder));
+  VIDERE_ASSIGN_OR_RETURN(model->checkpoint_, Checkpoint::open(files));
   const Checkpoint& checkpoint = *model->checkpoint_;
   VIDERE_ASSIGN_OR_RETURN(LanguageModel language,
                           LanguageModel::load(checkpoint, config.llm, backend));

@@ -11,7 +11,7 @@ namespace videre {
 class NemotronVl {
  public:
   /// Owns the checkpoint's mapping. `dtype` is the activation dtype (float32 or bfloat16).
-  static Result<std::unique_ptr<NemotronVl>> load(const std::string& folder, const Config& config,
+  static Result<std::unique_ptr<NemotronVl>> load(const ModelFiles& files, const Config& config,
                                                   Backend& backend, DType dtype,
                                                   bool language_model_only);
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <filesystem>
 #include <set>
 
 #include "base/error.h"
@@ -16,6 +15,7 @@ namespace videre {
 namespace {
 
 constexpr size_t kMaxIndexBytes = 100u << 20;
+constexpr const char* kIndexName = "model.safetensors.index.json";
 
 // Re-saved files may carry a leading "model.".
 std::string canonical_name(const std::string& name) {
@@ -47,8 +47,9 @@ bool ignorable(std::string_view name) {
 }
 
 // File names of the shards, from the index; entries may not leave the folder.
-Result<std::map<std::string, std::string>> read_index(const std::string& path) {
-  VIDERE_ASSIGN_OR_RETURN(const std::string text, read_text_file(path, kMaxIndexBytes));
+Result<std::map<std::string, std::string>> read_index(const ModelFiles& model) {
+  const std::string path = model.path() + "/" + kIndexName;
+  VIDERE_ASSIGN_OR_RETURN(const std::string text, model.text(kIndexName, kMaxIndexBytes));
   auto parsed = parse_json(text, path);
   if (!parsed.ok()) return invalid_model("{}", parsed.error().message);
   const json::value* map = json_find(*parsed, "weight_map");
@@ -78,32 +79,29 @@ Element load_at(const void* data, int64_t index) {
 
 }  // namespace
 
-Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const std::string& folder) {
-  namespace fs = std::filesystem;
+Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const ModelFiles& files) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
   std::map<std::string, std::string> index;  // tensor -> shard
   std::set<std::string> shards;
-  const std::string index_path = folder + "/model.safetensors.index.json";
-  std::error_code ignored;
-  if (fs::exists(index_path, ignored)) {
-    VIDERE_ASSIGN_OR_RETURN(index, read_index(index_path));
+  if (files.contains(kIndexName)) {
+    VIDERE_ASSIGN_OR_RETURN(index, read_index(files));
     for (const auto& [name, shard] : index) shards.insert(shard);
     std::vector<std::string> missing;
     for (const std::string& shard : shards) {
-      if (!fs::exists(folder + "/" + shard, ignored)) missing.push_back(shard);
+      if (!files.contains(shard)) missing.push_back(shard);
     }
     if (!missing.empty()) {
-      return invalid_model("{} lacks {} of {} shards: {}. Download the checkpoint again.", folder,
-                           missing.size(), shards.size(), fmt::join(missing, ", "));
+      return invalid_model("{} lacks {} of {} shards: {}. Download the checkpoint again.",
+                           files.path(), missing.size(), shards.size(), fmt::join(missing, ", "));
     }
-  } else if (fs::exists(folder + "/model.safetensors", ignored)) {
+  } else if (files.contains("model.safetensors")) {
     shards.insert("model.safetensors");
   } else {
     return invalid_model("{} holds neither model.safetensors nor model.safetensors.index.json",
-                         folder);
+                         files.path());
   }
   for (const std::string& shard : shards) {
-    VIDERE_ASSIGN_OR_RETURN(auto file, MappedFile::open(folder + "/" + shard));
+    VIDERE_ASSIGN_OR_RETURN(auto file, files.map(shard));
     VIDERE_ASSIGN_OR_RETURN(auto tensors, read_safetensors(*file));
     for (auto& [name, tensor] : tensors) {
       const auto [position, fresh] =

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "weights/model_files.h"
 #include "weights/safetensors.h"
 #include "weights/weight.h"
 
@@ -17,7 +18,7 @@ class Checkpoint {
  public:
   /// `model.safetensors`, or the shards named by `model.safetensors.index.json`. Errors list
   /// missing shards, tensors that the index names but no shard holds, and duplicates.
-  static Result<std::unique_ptr<Checkpoint>> open(const std::string& folder);
+  static Result<std::unique_ptr<Checkpoint>> open(const ModelFiles& files);
 
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
