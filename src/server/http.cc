@@ -89,6 +89,11 @@ std::string one_line(std::string_view text) {
   return out;
 }
 
+std::string too_long(const HttpLimits& limits) {
+  return fmt::format("the request body is longer than {} bytes; send large media by URL",
+                     limits.body_bytes);
+}
+
 class ValueResponder : public Responder {
  public:
   explicit ValueResponder(HttpOutput output) : output_(std::move(output)) {}
@@ -365,9 +370,7 @@ asio::awaitable<bool> Session::read_request(HttpRequest& request, bool& http_10,
     co_return false;
   }
   if (error == http::error::body_limit) {
-    co_await refuse(413, fmt::format("the request body is longer than {} bytes; send media by URL, "
-                                     "or raise --max-body-bytes",
-                                     limits.body_bytes));
+    co_await refuse(413, too_long(limits));
     co_return false;
   }
   if (error) {
@@ -415,9 +418,7 @@ asio::awaitable<bool> Session::read_request(HttpRequest& request, bool& http_10,
     received += co_await http::async_read_some(stream_, buffer_, parser,
                                                asio::redirect_error(asio::use_awaitable, error));
     if (error == http::error::body_limit) {
-      co_await refuse(413, fmt::format("the request body is longer than {} bytes; send media by "
-                                       "URL, or raise --max-body-bytes",
-                                       limits.body_bytes));
+      co_await refuse(413, too_long(limits));
       co_return false;
     }
     if (error) {  // cut short, too slow, or malformed chunks

@@ -57,6 +57,10 @@ std::string shown(const json::value& value) {
   return text.substr(0, cut) + "...";
 }
 
+std::string shape_param(const std::string& name) {
+  return name.rfind("--", 0) == 0 ? name : "body." + name;
+}
+
 std::optional<int64_t> lenient_integer(const json::value& value) {
   if (value.is_int64()) return value.get_int64();
   if (value.is_double()) return whole(value.get_double());
@@ -112,8 +116,8 @@ void JsonFields::fail(Error error) {
 
 void JsonFields::fail_type(std::string_view key, std::string_view expected,
                            const json::value& seen) {
-  fail(invalid_argument(fmt::format("body.{}", name(key)), "{} is {}; expected {}", name(key),
-                        shown(seen), expected));
+  fail(invalid_argument(shape_param(name(key)), "{} is {}; expected {}", name(key), shown(seen),
+                        expected));
 }
 
 void JsonFields::integer(std::string_view key, std::optional<int64_t>& out, int64_t low,

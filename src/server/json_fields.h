@@ -18,6 +18,9 @@ namespace videre {
 /// A value as text for an error message: at most 80 bytes of it, cut between characters.
 std::string shown(const json::value& value);
 
+/// `param` of an error of type or shape: "body.temperature"; the names of flags stay as they are.
+std::string shape_param(const std::string& name);
+
 /// Whole number out of a JSON value; nothing when it is none, or does not fit.
 std::optional<int64_t> lenient_integer(const json::value& value);
 /// Finite number out of a JSON value.

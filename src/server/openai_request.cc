@@ -46,7 +46,7 @@ class ChatParser {
 };
 
 Error wrong_type(const std::string& path, std::string_view expected, const json::value& seen) {
-  return invalid_argument("body." + path, "{} is {}; expected {}", path, shown(seen), expected);
+  return invalid_argument(shape_param(path), "{} is {}; expected {}", path, shown(seen), expected);
 }
 
 Status parse_uuid(const json::value* value, const std::string& path, MediaItem& media) {

@@ -529,6 +529,16 @@ TEST(ChatRequest, LimitsOfSize) {
   EXPECT_LE(error.message.size(), 200u);
 }
 
+TEST(MediaKwargs, FlagsAreNamedAsTyped) {
+  const auto value = *parse_json(R"({"video":{"fps":"x"},"image":{"pace":1}})", "it");
+  EXPECT_EQ(parse_media_io(value, "--media-io-kwargs", nullptr).error().param,
+            "--media-io-kwargs.video.fps");
+  EXPECT_EQ(parse_media_io(json::value(5), "--media-io-kwargs", nullptr).error().param,
+            "--media-io-kwargs");
+  EXPECT_EQ(parse_processor(json::value(5), "--mm-processor-kwargs").error().param,
+            "--mm-processor-kwargs");
+}
+
 TEST(JsonFieldsShown, CutsBetweenCharacters) {
   std::string accents;
   for (int i = 0; i < 100; ++i) accents += "\xC3\xA9";
