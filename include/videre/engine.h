@@ -124,6 +124,8 @@ class Generation {
   virtual Usage usage() const = 0;
   /// The rendered prompt's text; valid as `usage`.
   virtual const std::string& rendered_prompt() const = 0;
+  /// The prompt's ids with media expanded, as in `PromptPlan`; valid as `usage`.
+  virtual const std::vector<int32_t>& prompt_token_ids() const = 0;
 };
 
 struct ModelInfo {
@@ -176,12 +178,18 @@ class Engine {
   virtual Result<PromptPlan> plan(const Request& request, bool template_only = false) = 0;
 
   virtual std::vector<int32_t> tokenize(const std::string& text, bool add_special_tokens) const = 0;
-  virtual std::string detokenize(const std::vector<int32_t>& token_ids) const = 0;
+  virtual std::string detokenize(const std::vector<int32_t>& token_ids,
+                                 bool skip_special_tokens = false) const = 0;
+  /// What requests that leave sampling open get: the checkpoint's generation config.
+  virtual SamplingParams default_sampling() const = 0;
 
   virtual const ModelInfo& info() const = 0;
   virtual const MemoryPlan& memory_plan() const = 0;
   virtual EngineStats stats() const = 0;
   virtual bool healthy() const = 0;
+  /// Forgets prepared and encoded media that no running request needs. Returns at once; done before
+  /// the next step.
+  virtual void reset_mm_cache() = 0;
   /// Stops taking requests, waits up to `timeout` for running ones, aborts the rest. Called by the
   /// destructor with zero.
   virtual void shutdown(std::chrono::milliseconds timeout) = 0;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -15,11 +16,21 @@ namespace videre {
 struct RgbFrames {
   int64_t num_frames = 0;
   int height = 0, width = 0;
-  std::vector<uint8_t> rgb;             ///< [num_frames, height, width, 3]
-  double fps = 0;                       ///< rate that `frames_indices` count in; videos only
-  std::vector<int64_t> frames_indices;  ///< one a frame; videos only
+  std::vector<uint8_t> rgb;                 ///< [num_frames, height, width, 3]
+  std::shared_ptr<const uint8_t> borrowed;  ///< the same in the caller's memory, when `rgb` is
+                                            ///< empty; let go from any thread
+  double fps = 0;                           ///< rate that `frames_indices` count in; videos only
+  std::vector<int64_t> frames_indices;      ///< one a frame; videos only
   std::optional<double> duration_s;
   std::optional<int64_t> total_num_frames;
+
+  std::span<const uint8_t> pixels() const {
+    if (rgb.empty() && borrowed && num_frames > 0 && height > 0 && width > 0) {
+      return {borrowed.get(), static_cast<size_t>(num_frames) * static_cast<size_t>(height) *
+                                  static_cast<size_t>(width) * 3};
+    }
+    return rgb;
+  }
 };
 
 /// One picture or clip: by URL (http, https, data, file), as an encoded file, or decoded. Exactly

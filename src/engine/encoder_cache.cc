@@ -42,6 +42,11 @@ void EncoderCache::release(EncodedItem* item) {
   items_.erase(items_.find(item->key));
 }
 
+void EncoderCache::forget_idle() {
+  for (const EncodedItem* item : idle_items_) items_.erase(items_.find(item->key));
+  idle_items_.clear();
+}
+
 std::vector<EncodeSlice> EncoderCache::next_slices(int max_tiles) {
   std::vector<EncodeSlice> slices;
   while (max_tiles > 0 && !queue_.empty()) {

@@ -47,6 +47,8 @@ class EncoderCache {
   EncodedItem* hold(const MediaSpan& span);
   /// The holder has no more need. An item that was never finished and has no holder is dropped.
   void release(EncodedItem* item);
+  /// Drops what nobody holds.
+  void forget_idle();
   /// Up to `max_tiles` tiles of work from the queue, in order.
   std::vector<EncodeSlice> next_slices(int max_tiles);
 

@@ -41,8 +41,20 @@ class EngineImpl final : public Engine {
   std::vector<int32_t> tokenize(const std::string& text, bool add_special_tokens) const override {
     return parts_.loaded.tokenizer->encode(text, add_special_tokens);
   }
-  std::string detokenize(const std::vector<int32_t>& token_ids) const override {
-    return parts_.loaded.tokenizer->decode(token_ids, false);
+  std::string detokenize(const std::vector<int32_t>& token_ids,
+                         bool skip_special_tokens) const override {
+    return parts_.loaded.tokenizer->decode(token_ids, skip_special_tokens);
+  }
+  SamplingParams default_sampling() const override {
+    const Config::Generation& generation = parts_.loaded.config.generation;
+    SamplingParams out;
+    out.temperature = generation.temperature;
+    out.top_p = generation.top_p;
+    out.top_k = generation.top_k;
+    out.min_p = generation.min_p;
+    out.repetition_penalty = generation.repetition_penalty;
+    out.max_tokens = generation.max_new_tokens;
+    return out;
   }
   const ModelInfo& info() const override { return parts_.loaded.info; }
   const MemoryPlan& memory_plan() const override { return parts_.plan; }
@@ -56,6 +68,10 @@ class EngineImpl final : public Engine {
     return stats;
   }
   bool healthy() const override { return healthy_; }
+  void reset_mm_cache() override {
+    preparer_.reset_cache();
+    forget_media_ = true;
+  }
   void shutdown(std::chrono::milliseconds timeout) override;
 
  private:
@@ -80,7 +96,7 @@ class EngineImpl final : public Engine {
   int num_preparing_ = 0;
   int64_t num_aborted_early_ = 0, num_failed_early_ = 0;
   bool accepting_ = true, stop_ = false, busy_ = false;
-  std::atomic<bool> healthy_{true};
+  std::atomic<bool> healthy_{true}, forget_media_{false};
   std::mutex shutdown_mutex_;
   std::thread thread_;
 };
@@ -164,6 +180,7 @@ void EngineImpl::run() {
       for (const auto& request : taken) core.add(request);  // counted before the lock is left
     }
     taken.clear();
+    if (forget_media_.exchange(false)) core.forget_idle_media();
     try {
       core.step();
     } catch (const std::exception& fault) {

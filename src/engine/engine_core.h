@@ -28,6 +28,7 @@ class EngineCore {
   /// One step. False when there was nothing to do.
   bool step();
   bool idle() const { return scheduler_.idle() && in_flight_.empty(); }
+  void forget_idle_media() { encoder_.forget_idle(); }
   /// Ends every request: with kAbort, or as failed when `error` is given.
   void abort_all(const Error* error);
 

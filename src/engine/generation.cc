@@ -65,6 +65,10 @@ class EngineGeneration final : public Generation {
     static const std::string kNone;
     return prompt_ ? prompt_->rendered : kNone;
   }
+  const std::vector<int32_t>& prompt_token_ids() const override {
+    static const std::vector<int32_t> kNone;
+    return prompt_ ? prompt_->token_ids : kNone;
+  }
 
  private:
   OutputDelta advance(Choice& choice, TokenEvent& event) {

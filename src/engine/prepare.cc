@@ -395,7 +395,7 @@ Result<PreparedMedia> Preparer::prepare_media(const Request& request, const Cont
       std::string shape = fmt::format("frames|{}x{}x{}|{}|", frames.num_frames, frames.height,
                                       frames.width, frames.fps);
       for (const int64_t index : frames.frames_indices) shape += fmt::format("{},", index);
-      key = hash_hex(hash_seed_, frames.rgb, options + shape);
+      key = hash_hex(hash_seed_, frames.pixels(), options + shape);
       if (find_cached(key, media)) return finished(std::move(media), key);
     }
     VIDERE_ASSIGN_OR_RETURN(media, from_frames(request, part));
@@ -456,12 +456,13 @@ Result<PreparedMedia> Preparer::from_frames(const Request& request, const Conten
   const RgbFrames& frames = *part.media.frames;
   const bool video = part.kind == ContentPart::Kind::kVideo;
   const int64_t pixels = int64_t{frames.height} * frames.width;
+  const std::span<const uint8_t> rgb = frames.pixels();
   if (frames.num_frames < 1 || frames.height < 1 || frames.width < 1 ||
       frames.num_frames > kMaxFrames || pixels > max_image_pixels_ ||
-      static_cast<int64_t>(frames.rgb.size()) != frames.num_frames * pixels * 3) {
+      static_cast<int64_t>(rgb.size()) != frames.num_frames * pixels * 3) {
     return invalid_argument("multi_modal_data",
                             "decoded frames are {} x {} x {} x 3 with {} bytes; sizes must agree",
-                            frames.num_frames, frames.height, frames.width, frames.rgb.size());
+                            frames.num_frames, frames.height, frames.width, rgb.size());
   }
   if (video && static_cast<int64_t>(frames.frames_indices.size()) != frames.num_frames) {
     return invalid_argument("multi_modal_data",
@@ -483,8 +484,7 @@ Result<PreparedMedia> Preparer::from_frames(const Request& request, const Conten
     Image image;
     image.width = frames.width;
     image.height = frames.height;
-    image.rgb.assign(frames.rgb.begin() + i * pixels * 3,
-                     frames.rgb.begin() + (i + 1) * pixels * 3);
+    image.rgb.assign(rgb.begin() + i * pixels * 3, rgb.begin() + (i + 1) * pixels * 3);
     if (video) {
       append_frame_tile(tiles, image);
       continue;
@@ -513,6 +513,13 @@ bool Preparer::find_cached(const std::string& key, PreparedMedia& media) {
   oldest_first_.splice(oldest_first_.end(), oldest_first_, found->second.place);
   media = found->second.media;
   return true;
+}
+
+void Preparer::reset_cache() {
+  const std::lock_guard lock(cache_mutex_);
+  cache_.clear();
+  oldest_first_.clear();
+  cache_bytes_ = 0;
 }
 
 void Preparer::keep_cached(const std::string& key, const PreparedMedia& media) {

@@ -56,6 +56,8 @@ class Preparer {
                                                 const std::atomic<bool>* cancel);
   /// The request's text with placeholders as they are.
   Result<std::string> render(const Request& request) const;
+  /// Forgets all prepared media.
+  void reset_cache();
   /// What can be refused without looking at media.
   Status check(const Request& request, bool template_only) const;
 

@@ -108,6 +108,7 @@ class FakeGeneration : public Generation {
     return usage_;
   }
   const std::string& rendered_prompt() const override { return rendered_; }
+  const std::vector<int32_t>& prompt_token_ids() const override { return prompt_ids_; }
 
   void set_usage(const Usage& usage) {
     std::lock_guard lock(mutex_);
@@ -150,6 +151,7 @@ class FakeGeneration : public Generation {
   bool closed_ = false, cancelled_ = false;
   Usage usage_{.prompt_tokens = 11, .text_tokens = 11};
   std::string rendered_ = "rendered";
+  std::vector<int32_t> prompt_ids_;
 };
 
 class FakeEngine : public Engine {
@@ -198,7 +200,9 @@ class FakeEngine : public Engine {
   }
   Result<PromptPlan> plan(const Request&, bool) override { return PromptPlan{}; }
   std::vector<int32_t> tokenize(const std::string&, bool) const override { return {}; }
-  std::string detokenize(const std::vector<int32_t>&) const override { return ""; }
+  std::string detokenize(const std::vector<int32_t>&, bool) const override { return ""; }
+  SamplingParams default_sampling() const override { return {}; }
+  void reset_mm_cache() override {}
   const ModelInfo& info() const override { return info_; }
   const MemoryPlan& memory_plan() const override { return plan_; }
   EngineStats stats() const override {
