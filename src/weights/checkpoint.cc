@@ -17,15 +17,6 @@ namespace {
 constexpr size_t kMaxIndexBytes = 100u << 20;
 constexpr const char* kIndexName = "model.safetensors.index.json";
 
-// Re-saved files may carry a leading "model.".
-std::string canonical_name(const std::string& name) {
-  for (const std::string_view head :
-       {"model.language_model.", "model.vision_model.", "model.mlp1."}) {
-    if (name.starts_with(head)) return name.substr(6);
-  }
-  return name;
-}
-
 // Names that other tools write and this model does not use; docs/model.md#tensors.
 bool ignorable(std::string_view name) {
   constexpr std::array kParts = {"summary_idxs",
@@ -78,6 +69,14 @@ Element load_at(const void* data, int64_t index) {
 }
 
 }  // namespace
+
+std::string Checkpoint::canonical_name(const std::string& name) {
+  for (const std::string_view head :
+       {"model.language_model.", "model.vision_model.", "model.mlp1."}) {
+    if (name.starts_with(head)) return name.substr(6);
+  }
+  return name;
+}
 
 Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const ModelFiles& files) {
   std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);

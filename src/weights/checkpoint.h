@@ -20,6 +20,9 @@ class Checkpoint {
   /// missing shards, tensors that the index names but no shard holds, and duplicates.
   static Result<std::unique_ptr<Checkpoint>> open(const ModelFiles& files);
 
+  /// Re-saved files may carry a leading "model.", which is dropped here.
+  static std::string canonical_name(const std::string& name);
+
   bool contains(const std::string& name) const { return tensors_.count(name) != 0; }
   const std::map<std::string, StoredTensor>& tensors() const { return tensors_; }
   int64_t size_bytes() const;
