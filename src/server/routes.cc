@@ -5,6 +5,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -14,6 +18,10 @@ namespace videre {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// Bodies from here on are parsed apart from the io thread, where others stream: 100 MiB of picture
+// or clip take some 0.3 s.
+constexpr size_t kLargeBody = 256u << 10;
 
 int64_t unix_time_s() {
   return std::chrono::duration_cast<std::chrono::seconds>(
@@ -230,8 +238,98 @@ class ChatResponder : public Responder {
   bool any_token_ = false, aborted_ = false, ended_ = false;
 };
 
+// A chat request on its way from bytes to ChatRequest.
+struct ChatJob {
+  HttpRequest request;
+  std::function<void()> wake;
+  Clock::time_point arrival = Clock::now();
+  std::optional<Result<ChatRequest>> parsed;
+  std::atomic<bool> done{false};  // `parsed` may be read
+};
+
+class ParseThread {
+ public:
+  explicit ParseThread(const ChatParseOptions& options)
+      : options_(options), thread_([this] { run(); }) {}
+  ~ParseThread() {
+    {
+      std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    changed_.notify_all();
+    thread_.join();
+  }
+  void add(std::shared_ptr<ChatJob> job) {
+    {
+      std::lock_guard lock(mutex_);
+      jobs_.push_back(std::move(job));
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  void run() {
+    for (;;) {
+      std::shared_ptr<ChatJob> job;
+      {
+        std::unique_lock lock(mutex_);
+        changed_.wait(lock, [this] { return over_ || !jobs_.empty(); });
+        if (over_) return;
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+      if (job.use_count() == 1) continue;  // the client has gone
+      job->parsed = parse_chat_request(std::string_view(job->request.body), options_);
+      job->request.body = {};
+      const auto wake = job->wake;
+      job->done = true;  // from here on the io thread has the job
+      wake();
+    }
+  }
+
+  const ChatParseOptions& options_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::shared_ptr<ChatJob>> jobs_;
+  bool over_ = false;
+  std::thread thread_;
+};
+
+// Waits for the parse thread, then is what a small body would have been at once.
+class ParsingResponder : public Responder {
+ public:
+  ParsingResponder(Routes& routes, std::shared_ptr<ChatJob> job)
+      : routes_(routes), job_(std::move(job)) {}
+
+  void poll(HttpOutput& out) override {
+    if (!chat_) {
+      if (!job_->done) return;
+      HttpOutput refused;
+      chat_ = routes_.start_chat(*job_, refused);
+      if (!chat_) {
+        routes_.finish(job_->request, Handler::kChatCompletions, refused);
+        out = std::move(refused);
+        return;
+      }
+    }
+    chat_->poll(out);
+  }
+  void idle(HttpOutput& out) override {
+    if (chat_) chat_->idle(out);
+  }
+
+ private:
+  Routes& routes_;
+  std::shared_ptr<ChatJob> job_;
+  std::unique_ptr<Responder> chat_;
+};
+
 Routes::Routes(RoutesOptions options)
-    : options_(std::move(options)), start_time_s_(unix_time_s()) {}
+    : options_(std::move(options)),
+      parse_thread_(std::make_unique<ParseThread>(options_.parse)),
+      start_time_s_(unix_time_s()) {}
+
+Routes::~Routes() = default;
 
 void Routes::set_engine(Engine* engine) {
   engine_ = engine;
@@ -354,16 +452,32 @@ void Routes::warn_ignored(const std::vector<std::string>& names) {
   }
 }
 
-std::unique_ptr<Responder> Routes::chat(const HttpRequest& request, std::function<void()> wake,
+std::unique_ptr<Responder> Routes::chat(HttpRequest& request, std::function<void()> wake,
                                         HttpOutput& refused) {
-  const auto arrival = Clock::now();
   if (refuse_by_state(refused)) return nullptr;
   if (!is_json_type(request.header("Content-Type"))) {
     refused = error_output(
         error_body(400, "Bad Request", "Content-Type is not application/json; send JSON", "body"));
     return nullptr;
   }
-  auto parsed = parse_chat_request(std::string_view(request.body), options_.parse);
+  auto job = std::make_shared<ChatJob>();
+  job->wake = std::move(wake);
+  if (request.body.size() >= kLargeBody) {
+    job->request = std::move(request);
+    parse_thread_->add(job);
+    return std::make_unique<ParsingResponder>(*this, std::move(job));
+  }
+  job->parsed = parse_chat_request(std::string_view(request.body), options_.parse);
+  job->request = std::move(request);
+  auto responder = start_chat(*job, refused);
+  if (!responder) request = std::move(job->request);
+  return responder;
+}
+
+std::unique_ptr<Responder> Routes::start_chat(ChatJob& job, HttpOutput& refused) {
+  const HttpRequest& request = job.request;
+  Result<ChatRequest>& parsed = *job.parsed;
+  if (refuse_by_state(refused)) return nullptr;
   if (!parsed.ok()) {
     refused = error_output(parsed.error());
     return nullptr;
@@ -411,8 +525,8 @@ std::unique_ptr<Responder> Routes::chat(const HttpRequest& request, std::functio
   add_common_headers(request, request_id, head);
   auto responder =
       std::make_unique<ChatResponder>(*this, *submitted, std::move(answer), parsed->stream,
-                                      num_choices, std::move(head.headers), arrival);
-  (*submitted)->set_listener(std::move(wake));
+                                      num_choices, std::move(head.headers), job.arrival);
+  (*submitted)->set_listener(std::move(job.wake));
   return responder;
 }
 
@@ -472,11 +586,15 @@ std::unique_ptr<Responder> Routes::handle(HttpRequest request, std::function<voi
     out = error_output(
         error_body(404, "", fmt::format("there is no {}", request.path.substr(0, 200))));
   }
-  if (counted) metrics_.count_http(handler, request.method, out.status);
+  finish(request, counted ? std::optional(handler) : std::nullopt, out);
+  return make_responder(std::move(out));
+}
+
+void Routes::finish(const HttpRequest& request, std::optional<Handler> counted, HttpOutput& out) {
+  if (counted) metrics_.count_http(*counted, request.method, out.status);
   std::string request_id(request.header("X-Request-Id"));
   if (!valid_request_id(request_id)) request_id = random_hex();
   add_common_headers(request, request_id, out);
-  return make_responder(std::move(out));
 }
 
 void Routes::refuse(int status, const std::string& message, HttpOutput& out) {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -28,12 +29,16 @@ struct RoutesOptions {
   bool allow_credentials = false;
 };
 
+struct ChatJob;
+class ParseThread;
+
 enum class ServerState { kLoading, kReady, kDraining };
 
 /// Called on the io thread; `set_engine` and `set_state` from any.
 class Routes : public HttpApp {
  public:
   explicit Routes(RoutesOptions options);
+  ~Routes() override;
 
   /// From here on requests are taken. The engine must outlive the routes' last responder.
   void set_engine(Engine* engine);
@@ -48,12 +53,17 @@ class Routes : public HttpApp {
 
  private:
   friend class ChatResponder;
+  friend class ParsingResponder;
 
   HttpOutput health() const;
   HttpOutput models() const;
   HttpOutput preflight(const HttpRequest& request) const;
-  std::unique_ptr<Responder> chat(const HttpRequest& request, std::function<void()> wake,
+  /// An answer in the making, which takes the request; or null, and `refused` says why.
+  std::unique_ptr<Responder> chat(HttpRequest& request, std::function<void()> wake,
                                   HttpOutput& refused);
+  std::unique_ptr<Responder> start_chat(ChatJob& job, HttpOutput& refused);
+  /// Counts an answer that is whole, and gives it the headers that all have.
+  void finish(const HttpRequest& request, std::optional<Handler> counted, HttpOutput& out);
   void warn_ignored(const std::vector<std::string>& names);
   void add_common_headers(const HttpRequest& request, const std::string& request_id,
                           HttpOutput& out) const;
@@ -62,6 +72,7 @@ class Routes : public HttpApp {
 
   RoutesOptions options_;
   Metrics metrics_;
+  std::unique_ptr<ParseThread> parse_thread_;
   std::atomic<Engine*> engine_{nullptr};
   std::atomic<ServerState> state_{ServerState::kLoading};
   std::atomic<int> num_active_{0};  // chat answers in the making

@@ -267,6 +267,40 @@ TEST_F(RoutesTest, ContentTypes) {
   EXPECT_EQ(client.read_answer().status, 400);
 }
 
+// Bodies that are parsed apart answer, fail and are left as small ones.
+TEST_F(RoutesTest, LargeBodies) {
+  const std::string picture(1 << 20, 'A');
+  const auto body = [&](const std::string& fields) {
+    return R"({"messages":[{"role":"user","content":[{"image_url":"data:image/png;base64,)" +
+           picture + "\"}]}]" + fields + "}";
+  };
+  answer_with({"seen"});
+  TestClient client(server_->port());
+  client.send_request("POST", "/v1/chat/completions", body(""), "X-Request-Id: large\r\n");
+  client.send_request("GET", "/health");  // pipelined behind it
+  ClientAnswer answer = client.read_answer();
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_THAT(answer.body, HasSubstr("chatcmpl-large"));
+  EXPECT_EQ(client.read_answer().status, 200);
+  EXPECT_EQ(engine_.generation(0)->request.messages[0].content[0].media.url.size(),
+            picture.size() + 22);
+  answer = ask("POST", "/v1/chat/completions", body(R"(,"n":0)"),
+               "X-Request-Id: wrong\r\nOrigin: http://a.example\r\n");
+  EXPECT_EQ(answer.status, 400);
+  EXPECT_EQ(answer.header("x-request-id"), "wrong");
+  EXPECT_EQ(answer.header("access-control-allow-origin"), "*");
+  EXPECT_THAT(ask("POST", "/v1/chat/completions", body(R"(,"stream":true)")).body,
+              EndsWith("data: [DONE]\n\n"));
+  for (int i = 0; i < 20; ++i) {
+    TestClient gone(server_->port());
+    gone.send_request("POST", "/v1/chat/completions", body(""));
+    gone.reset();
+  }
+  EXPECT_TRUE(eventually([&] { return server_->num_connections() <= 1; }));
+  EXPECT_THAT(ask("GET", "/metrics").body,
+              HasSubstr(R"(handler="/v1/chat/completions",method="POST",status="4xx"} 1.0)"));
+}
+
 TEST_F(RoutesTest, RequestIds) {
   answer_with({"x"});
   const auto id_of = [this](const std::string& header, const std::string& field) {
