@@ -2,7 +2,9 @@
 // adds four exact products a lane straight from the pixels' bytes; the three sums are put together
 // at the end, all modulo 2^32. Only plain functions here: a template instantiated with these flags
 // could be linked into other files.
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 about its own intrinsics
+#endif
 #include <immintrin.h>
 
 #include "media/resize_kernels.h"
