@@ -7,6 +7,9 @@
 
 namespace videre {
 
+/// The whole program: words as in argv, the program's name first.
+int run_command_line(std::vector<std::string> words);
+
 int serve_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
 /// MODEL; `tokens MODEL`; `dump MODEL`.
