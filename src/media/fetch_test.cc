@@ -460,6 +460,13 @@ TEST_F(FileUrl, RefusesEverythingElse) {
     ASSERT_FALSE(media.ok()) << url;
     EXPECT_EQ(media.error().message.find(base_.string()), std::string::npos) << "echoes a path";
   }
+  // Inside, a missing file is said to be missing; outside, it looks like one that exists.
+  EXPECT_EQ(open("file://" + root + "/missing.png").error().code, ErrorCode::kInvalidArgument);
+  const auto there = open("file://" + path("outside.png"));
+  const auto not_there = open("file://" + path("nowhere.png"));
+  EXPECT_EQ(there.error().code, ErrorCode::kForbidden);
+  EXPECT_EQ(not_there.error().code, ErrorCode::kForbidden);
+  EXPECT_EQ(there.error().message, not_there.error().message);
   EXPECT_FALSE(open("file://" + root + "/a.png", "").ok());
   for (const char* special :
        {"file:///proc/self/environ", "file:///proc/self/root/proc/version", "file:///dev/zero",

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <climits>
 #include <cstdlib>
+#include <filesystem>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -77,6 +78,16 @@ Result<std::string> url_path(std::string_view url) {
   return path;
 }
 
+/// Whether `path`, which does not resolve, would lie below the folder by its text alone.
+bool lies_below(const std::string& path, const std::string& root, const std::string& real_root) {
+  const std::string plain = std::filesystem::path(path).lexically_normal().string();
+  for (const std::string& folder : {root, real_root}) {
+    std::string prefix = std::filesystem::path(folder + "/").lexically_normal().string();
+    if (plain.starts_with(prefix)) return true;
+  }
+  return false;
+}
+
 /// Opens `relative` below `root` one part at a time, following no link: `relative` comes from
 /// realpath, so a link on the way was put there since, and is refused.
 Descriptor open_beneath(const std::string& root, std::string_view relative) {
@@ -141,7 +152,8 @@ Result<MediaBytes> read_file_url(const std::string& url, const std::string& root
     return make_error(ErrorCode::kForbidden, "",
                       "the folder of --allowed-local-media-path is gone");
   const auto real_path = resolved(path);
-  if (!real_path) return not_readable();
+  // Of a file outside nobody learns whether it exists.
+  if (!real_path) return lies_below(path, root, *real_root) ? not_readable() : outside();
   const std::string prefix = *real_root == "/" ? "/" : *real_root + "/";
   if (!real_path->starts_with(prefix) || real_path->size() == prefix.size()) return outside();
   const Descriptor file =
