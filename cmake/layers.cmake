@@ -21,6 +21,12 @@ set(VIDERE_AVX512_FLAGS -march=x86-64-v4 -mavx512bf16 -mavx512vnni -mavx512vbmi 
 
 function(videre_layer name)
   cmake_parse_arguments(ARG "" "" "DEPS;SUBDIRS" ${ARGN})
+  if(VIDERE_PREBUILT)
+    add_library(videre_${name} INTERFACE)
+    target_link_libraries(videre_${name} INTERFACE
+      ${VIDERE_PREBUILT}/libvidere_${name}.a videre_options ${ARG_DEPS})
+    return()
+  endif()
   set(dirs ${CMAKE_SOURCE_DIR}/src/${name})
   foreach(sub ${ARG_SUBDIRS})
     list(APPEND dirs ${CMAKE_SOURCE_DIR}/src/${name}/${sub})
