@@ -170,6 +170,10 @@ Result<std::string> render_messages(const Request& request, const ChatTemplate& 
     VIDERE_ASSIGN_OR_RETURN(json::value tools, parse_json(request.tools_json, "tools"));
     variables["tools"] = std::move(tools);
   }
+  // As in transformers, absent lists are None, which is not undefined: templates ask either way.
+  variables.emplace("tools", nullptr);
+  variables.emplace("documents", nullptr);
+  for (const auto& [name, text] : tokenizer.named_tokens()) variables.emplace(name, text);
   variables["add_generation_prompt"] = request.add_generation_prompt;
   variables["bos_token"] = tokenizer.bos_token();
   variables["eos_token"] = tokenizer.eos_token();

@@ -136,6 +136,7 @@ struct Statement {
   std::vector<std::pair<ExpressionPtr, Body>> branches;
   std::vector<std::pair<ExpressionPtr, ExpressionPtr>> assignments;
   Body body, otherwise;
+  bool uses_loop = false;  // kFor: the body says `loop`
   std::unique_ptr<MacroDefinition> macro;
 };
 

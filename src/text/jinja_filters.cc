@@ -499,8 +499,10 @@ Result<Value> title(Interpreter& in, const Value& value, Arguments& arguments) {
 }
 
 Result<Value> map(Interpreter& in, const Value& value, Arguments& arguments) {
-  VIDERE_ASSIGN_OR_RETURN(const std::vector<Value> items, in.items_of(value));
-  std::vector<Value> out;
+  std::vector<Value> items, out;
+  if (truthy(value)) {  // None gives nothing, here and in select
+    VIDERE_ASSIGN_OR_RETURN(items, in.items_of(value));
+  }
   if (arguments.positional.empty()) {
     VIDERE_ASSIGN_OR_RETURN(const auto given, arguments.bind("map", {"attribute", "default"}));
     if (!given[0]) return invalid_argument("", "map needs a filter's name or an attribute");
@@ -530,7 +532,10 @@ Result<Value> map(Interpreter& in, const Value& value, Arguments& arguments) {
 
 Result<Value> choose(Interpreter& in, const Value& value, Arguments& arguments, bool keep,
                      bool by_attribute) {
-  VIDERE_ASSIGN_OR_RETURN(const std::vector<Value> items, in.items_of(value));
+  std::vector<Value> items;
+  if (truthy(value)) {
+    VIDERE_ASSIGN_OR_RETURN(items, in.items_of(value));
+  }
   AttributeGetter getter;
   if (by_attribute) {
     if (arguments.positional.empty())
@@ -793,12 +798,15 @@ Result<Value> unique(Interpreter& in, const Value& value, Arguments& arguments) 
   return in.list(std::move(out), List::Flavor::kIterator);
 }
 
-std::string quoted_url(std::string_view text, bool keep_slash) {
+// In a path slashes stay; in a query spaces become plus signs.
+std::string quoted_url(std::string_view text, bool path) {
   std::string out;
   for (const char c : text) {
     const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-                       c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && keep_slash);
-    if (plain) {
+                       c == '_' || c == '.' || c == '-' || c == '~' || (c == '/' && path);
+    if (c == ' ' && !path) {
+      out += '+';
+    } else if (plain) {
       out += c;
     } else {
       out += fmt::format("%{:02X}", static_cast<uint8_t>(c));

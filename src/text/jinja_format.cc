@@ -263,6 +263,9 @@ class FieldReader {
   }
   Result<Value> first(std::string_view name) {
     if (name.empty() || is_number(name)) {
+      (name.empty() ? automatic_ : numbered_) = true;
+      if (automatic_ && numbered_)
+        return invalid_argument("", "format: numbered and unnumbered fields are mixed");
       const size_t at = name.empty() ? next_++ : static_cast<size_t>(std::stoi(std::string(name)));
       if (at >= arguments_.positional.size())
         return invalid_argument("", "format: argument {} was not given", at);
@@ -277,6 +280,7 @@ class FieldReader {
   Interpreter& in_;
   const Arguments& arguments_;
   size_t next_ = 0;
+  bool automatic_ = false, numbered_ = false;
 };
 
 }  // namespace

@@ -770,66 +770,56 @@ Result<Interpreter::Flow> Interpreter::execute_if(const Statement& statement) {
   return execute(statement.otherwise);
 }
 
+// Whether the loop's own filter lets `item` pass.
+Result<bool> Interpreter::keeps(const Statement& loop, const Value& item) {
+  if (!loop.filter) return true;
+  Scope* const outer = scope_;
+  scope_ = new_scope(outer);
+  VIDERE_RETURN_IF_ERROR(assign(*loop.target, item));
+  VIDERE_ASSIGN_OR_RETURN(const Value test, evaluate(*loop.filter));
+  release(scope_);
+  scope_ = outer;
+  return truthy(test);
+}
+
 Result<Interpreter::Flow> Interpreter::execute_for(const Statement& statement) {
   VIDERE_ASSIGN_OR_RETURN(const Value iterable, evaluate(*statement.value));
   VIDERE_ASSIGN_OR_RETURN(std::vector<Value> items, items_of(iterable));
   Scope* const outer = scope_;
-  if (statement.filter) {
-    std::vector<Value> kept;
-    scope_ = new_scope(outer);
-    Status failed;
-    for (Value& candidate : items) {
-      failed = assign(*statement.target, candidate);
-      if (!failed.ok()) break;
-      auto test = evaluate(*statement.filter);
-      if (!test.ok()) failed = test.error();
-      if (!failed.ok()) break;
-      if (truthy(*test)) kept.push_back(std::move(candidate));
-    }
-    release(scope_);
-    scope_ = outer;
-    if (!failed.ok()) return failed.error();
-    items = std::move(kept);
-  }
-  if (items.empty()) {
-    scope_ = new_scope(outer);
-    auto flow = execute(statement.otherwise);
-    release(scope_);
-    scope_ = outer;
-    return flow;
-  }
-
-  const Names::Id loop_name = name_id("loop");
   Loop* loop = nullptr;
-  if (loop_name != Names::kNoName) {
+  if (statement.uses_loop) {
+    std::vector<Value> kept;  // loop.length and the like count what passes
+    for (Value& item : items) {
+      VIDERE_ASSIGN_OR_RETURN(const bool passes, keeps(statement, item));
+      if (passes) kept.push_back(std::move(item));
+    }
+    items = std::move(kept);
     loop = heap_.make<Loop>();
     loop->items = items;
     heap_.charge_items(items.size());
   }
-  Status failed;
-  for (size_t i = 0; i < items.size(); ++i) {
+  const Names::Id loop_name = loop ? name_id("loop") : Names::kNoName;
+  size_t num_run = 0;
+  for (const Value& item : items) {
+    if (!loop) {
+      VIDERE_ASSIGN_OR_RETURN(const bool passes, keeps(statement, item));
+      if (!passes) continue;
+    }
     scope_ = new_scope(outer);
     if (loop) {
-      loop->index = i;
+      loop->index = num_run;
       set_variable(loop_name, static_cast<Callable*>(loop));
     }
-    failed = step();
-    if (failed.ok()) failed = assign(*statement.target, items[i]);
-    Flow flow = Flow::kNext;
-    if (failed.ok()) {
-      auto result = execute(statement.body);
-      if (result.ok()) {
-        flow = *result;
-      } else {
-        failed = result.error();
-      }
-    }
+    ++num_run;
+    VIDERE_RETURN_IF_ERROR(step());
+    VIDERE_RETURN_IF_ERROR(assign(*statement.target, item));
+    VIDERE_ASSIGN_OR_RETURN(const Flow flow, execute(statement.body));
     release(scope_);
-    if (!failed.ok() || flow == Flow::kBreak) break;
+    scope_ = outer;
+    if (flow == Flow::kBreak) break;
   }
-  scope_ = outer;
-  if (!failed.ok()) return failed.error();
-  return Flow::kNext;
+  if (num_run > 0) return Flow::kNext;
+  return execute_in_scope(statement.otherwise);
 }
 
 Result<Interpreter::Flow> Interpreter::execute_in_scope(const Body& body) {
@@ -847,15 +837,14 @@ Status Interpreter::execute_with(const Statement& statement) {
   for (const auto& [name, expression] : statement.assignments) {
     VIDERE_ASSIGN_OR_RETURN(Value value, evaluate(*expression));  // sees the outer names only
     scope_ = inner;
-    Status assigned = assign(*name, std::move(value));
+    VIDERE_RETURN_IF_ERROR(assign(*name, std::move(value)));
     scope_ = outer;
-    VIDERE_RETURN_IF_ERROR(assigned);
   }
   scope_ = inner;
-  auto flow = execute(statement.body);
+  VIDERE_RETURN_IF_ERROR(execute(statement.body));
   scope_ = outer;
   release(inner);
-  return flow.ok() ? Status() : Status(flow.error());
+  return {};
 }
 
 Result<Value> Interpreter::capture(const Body& body, const Expression* filter) {

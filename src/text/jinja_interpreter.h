@@ -1,4 +1,5 @@
-// Runs a parsed template over JSON variables, within limits. One object renders once.
+// Runs a parsed template over JSON variables, within limits. One object renders once; the first
+// error ends it, so scopes are not put back on the way out.
 #pragma once
 
 #include <array>
@@ -107,6 +108,7 @@ class Interpreter {
   Result<Flow> execute_statement(const Statement& statement);
   Result<Flow> execute_if(const Statement& statement);
   Result<Flow> execute_for(const Statement& statement);
+  Result<bool> keeps(const Statement& loop, const Value& item);
   Result<Flow> execute_in_scope(const Body& body);
   Status execute_with(const Statement& statement);
   Status execute_call(const Statement& statement);

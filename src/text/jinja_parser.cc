@@ -706,7 +706,9 @@ class Parser {
     if (peek().is_name("recursive")) return fail("recursive loops are not supported");
     VIDERE_RETURN_IF_ERROR(end_tag());
     ++loops_;
+    const int loop_uses = loop_uses_;
     VIDERE_ASSIGN_OR_RETURN(out.body, body({"else", "endfor"}));
+    out.uses_loop = loop_uses_ > loop_uses;
     --loops_;
     if (at_tag({"else"})) {
       take();
@@ -770,6 +772,7 @@ class Parser {
   }
 
   void note_use(std::string_view name) {
+    if (name == "loop") ++loop_uses_;
     if (!macro_) return;
     if (name == "caller") macro_->uses_caller = true;
     if (name == "varargs") macro_->uses_varargs = true;
@@ -822,7 +825,7 @@ class Parser {
   Template& out_;
   size_t at_ = 0;
   int nesting_ = 0;
-  int loops_ = 0;
+  int loops_ = 0, loop_uses_ = 0;
   int soft_ = 0;  // inside a condition: unknown filters and tests are errors only when reached
   MacroDefinition* macro_ = nullptr;
 };
