@@ -56,6 +56,45 @@ Status parse_limits(const std::string& text, std::map<std::string, int>& out) {
   return {};
 }
 
+// "--name VALUE   what it does": twins as --[no-]name, no ranges, descriptions in one column.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_help(const CLI::App* app, std::string name,
+                        CLI::AppFormatMode mode) const override {
+    std::string help = CLI::Formatter::make_help(app, name, mode);
+    for (size_t at; (at = help.find("\n\n\n")) != help.npos;) help.erase(at, 1);
+    return help;
+  }
+
+  std::string make_group(std::string group, bool positional,
+                         std::vector<const CLI::Option*> options) const override {
+    std::string out = (positional ? "\nArguments" : "\n" + group) + ":\n";
+    for (const CLI::Option* option : options) {
+      const std::string name = positional ? option->get_name(true, false) : flag_name(*option);
+      const char* gap = name.size() > kColumn - 4 ? "\n" : "";
+      out += fmt::format("  {:<{}}{}{:{}}{}\n", name, kColumn - 2, gap, "", *gap ? kColumn : 0,
+                         option->get_description());
+    }
+    return out;
+  }
+
+ private:
+  static constexpr size_t kColumn = 38;
+
+  static std::string flag_name(const CLI::Option& option) {
+    const std::string& first = option.get_lnames().at(0);
+    const auto& names = option.get_lnames();
+    const bool twin = std::find(names.begin(), names.end(), "no-" + first) != names.end();
+    std::string out = option.get_snames().empty() ? "" : "-" + option.get_snames()[0] + ", ";
+    out += (twin ? "--[no-]" : "--") + first;
+    if (option.get_expected_max() == 0) return out;
+    const std::string type = option.get_type_name();
+    out += type.find("INT") < 2 ? " N" : type.rfind("FLOAT", 0) == 0 ? " X" : " VALUE";
+    if (option.get_expected_max() > 1 && option.get_allow_extra_args()) out += " ...";
+    return out;
+  }
+};
+
 }  // namespace
 
 std::string environment(const char* name) {
@@ -336,6 +375,8 @@ int run_app(CLI::App& app, const std::vector<std::string>& arguments,
                app.get_name());
     return 2;
   };
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.get_help_ptr()->description("this text");
   auto words = normalize_arguments(arguments);
   if (!words.ok()) return fail(words.error().param + ": " + words.error().message);
   for (const std::string& word : *words) {

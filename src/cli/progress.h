@@ -23,7 +23,8 @@ class Progress {
   void note(const std::string& line);
 
   LoadProgress loader() {
-    return [this](const std::string& stage, double fraction) { show(stage, fraction); };
+    return
+        [this](const std::string& stage, double fraction) { show("loading " + stage, fraction); };
   }
 
  private:

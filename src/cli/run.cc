@@ -6,6 +6,7 @@
 #include <CLI/Formatter.hpp>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdio>
 
@@ -150,6 +151,7 @@ struct Answer {
   FinishReason finish_reason = FinishReason::kNone;
   Usage usage;
   double load_s = 0, first_token_s = 0, total_s = 0;  // the last two from the start of the request
+  int64_t tokens_at_first = 0;                        // that came together with the first
 };
 
 double seconds_since(Clock::time_point start) {
@@ -173,8 +175,12 @@ Result<Answer> generate(Engine& engine, Request request, bool print, Progress& p
       const EngineStats stats = engine.stats();
       progress.show(stats.num_preparing > 0 ? "reading pictures and clips" : "reading the prompt");
     }
+    const bool first = answer.first_token_s == 0;
     for (const OutputDelta& delta : deltas) {
-      if (answer.first_token_s == 0) answer.first_token_s = seconds_since(start);
+      if (first) {
+        answer.first_token_s = seconds_since(start);
+        answer.tokens_at_first += static_cast<int64_t>(delta.token_ids.size());
+      }
       progress.clear();
       answer.text += delta.text;
       if (print && !delta.text.empty()) {
@@ -190,11 +196,12 @@ Result<Answer> generate(Engine& engine, Request request, bool print, Progress& p
   return answer;
 }
 
-// Tokens a second after the first.
+// Tokens a second once they come; of the whole request when they all came at once.
 double decode_rate(const Answer& answer) {
-  const double time_s = answer.total_s - answer.first_token_s;
-  const auto tokens = static_cast<double>(answer.usage.completion_tokens - 1);
-  return tokens > 0 && time_s > 0 ? tokens / time_s : 0;
+  const int64_t later = answer.usage.completion_tokens - answer.tokens_at_first;
+  const double time_s = later > 0 ? answer.total_s - answer.first_token_s : answer.total_s;
+  const auto tokens = static_cast<double>(later > 0 ? later : answer.usage.completion_tokens);
+  return time_s > 0 ? tokens / time_s : 0;
 }
 
 double rounded(double seconds) { return std::round(seconds * 1e4) / 1e4; }
