@@ -159,7 +159,7 @@ void resize_planar(const Image& image, int columns, int rows, int tile_width, in
 
   const int slots = resize_y ? down.axis.taps : 1;
   const size_t source_stride = round_up_64(image.width + across.axis.taps + kRowPadding);
-  const size_t stride = round_up_64(std::max(width, image.width * !resize_x) + kRowPadding);
+  const size_t stride = round_up_64(width + kRowPadding);
   AlignedBytes source(resize_x ? 3 * source_stride : 0);
   AlignedBytes ring(3 * stride * slots);
   uint8_t* const planes[3] = {source.data(), source.data() + source_stride,

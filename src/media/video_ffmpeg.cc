@@ -33,24 +33,43 @@ constexpr char kDemuxers[] =
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,"
     "ivf,h264,hevc,m4v,mpegvideo,mjpeg,yuv4mpegpipe,obu,av1,apng";
 
-#define VIDERE_FFMPEG_FUNCTIONS(X)                                                                 \
-  X(avformat, avformat_alloc_context)                                                              \
-  X(avformat, avformat_open_input)                                                                 \
-  X(avformat, avformat_find_stream_info)                                                           \
-  X(avformat, avformat_close_input) X(avformat, avio_alloc_context) X(avformat, avio_context_free) \
-      X(avformat, av_read_frame) X(avformat, avformat_version) X(avcodec, avcodec_find_decoder)    \
-          X(avcodec, avcodec_alloc_context3) X(avcodec, avcodec_free_context) X(                   \
-              avcodec, avcodec_parameters_to_context) X(avcodec, avcodec_open2)                    \
-              X(avcodec, avcodec_send_packet) X(avcodec, avcodec_receive_frame) X(                 \
-                  avcodec, av_packet_alloc) X(avcodec, av_packet_free) X(avcodec, av_packet_unref) \
-                  X(avutil, av_frame_alloc) X(avutil, av_frame_free)                               \
-                      X(avutil, av_frame_get_side_data) X(avutil, av_malloc) X(avutil, av_free)    \
-                          X(avutil, av_freep) X(avutil, av_dict_set) X(avutil, av_dict_free)       \
-                              X(avutil, av_display_rotation_get) X(avutil, av_log_set_level)       \
-                                  X(avutil, av_frame_unref) X(swscale, sws_getContext)             \
-                                      X(swscale, sws_freeContext) X(swscale, sws_scale)            \
-                                          X(swscale, sws_getCoefficients)                          \
-                                              X(swscale, sws_setColorspaceDetails)
+// clang-format off
+#define VIDERE_FFMPEG_FUNCTIONS(X)                        \
+  X(avformat, avformat_alloc_context)                     \
+  X(avformat, avformat_open_input)                        \
+  X(avformat, avformat_find_stream_info)                  \
+  X(avformat, avformat_close_input)                       \
+  X(avformat, avio_alloc_context)                         \
+  X(avformat, avio_context_free)                          \
+  X(avformat, av_read_frame)                              \
+  X(avformat, avformat_version)                           \
+  X(avcodec, avcodec_find_decoder)                        \
+  X(avcodec, avcodec_alloc_context3)                      \
+  X(avcodec, avcodec_free_context)                        \
+  X(avcodec, avcodec_parameters_to_context)               \
+  X(avcodec, avcodec_open2)                               \
+  X(avcodec, avcodec_send_packet)                         \
+  X(avcodec, avcodec_receive_frame)                       \
+  X(avcodec, av_packet_alloc)                             \
+  X(avcodec, av_packet_free)                              \
+  X(avcodec, av_packet_unref)                             \
+  X(avutil, av_frame_alloc)                               \
+  X(avutil, av_frame_free)                                \
+  X(avutil, av_frame_get_side_data)                       \
+  X(avutil, av_malloc)                                    \
+  X(avutil, av_free)                                      \
+  X(avutil, av_freep)                                     \
+  X(avutil, av_dict_set)                                  \
+  X(avutil, av_dict_free)                                 \
+  X(avutil, av_display_rotation_get)                      \
+  X(avutil, av_log_set_level)                             \
+  X(avutil, av_frame_unref)                               \
+  X(swscale, sws_getContext)                              \
+  X(swscale, sws_freeContext)                             \
+  X(swscale, sws_scale)                                   \
+  X(swscale, sws_getCoefficients)                         \
+  X(swscale, sws_setColorspaceDetails)
+// clang-format on
 
 struct Libraries {
 #define VIDERE_DECLARE(library, name) decltype(&::name) name = nullptr;
