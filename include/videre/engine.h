@@ -14,15 +14,17 @@ namespace videre {
 
 /// Every front end's flags; the names are the flags' names.
 struct EngineOptions {
-  std::string model;  ///< folder, or org/name in the hub cache
+  std::string model;  ///< folder, org/name in the hub cache, or "builtin"; "" = builtin
   std::string revision;
   std::string download_dir;
   std::string tokenizer;      ///< folder of tokenizer files; "" = the model's
   std::string chat_template;  ///< file or text; "" = the checkpoint's
   std::string chat_template_content_format = "auto";
-  std::string dtype = "auto";   ///< auto, bfloat16, float32 (float, half and float16 are refused)
-  std::string quantization;     ///< "", modelopt, modelopt_fp4; must agree with the checkpoint
-  std::string device = "auto";  ///< auto, cpu, cuda
+  std::string dtype = "auto";  ///< auto, bfloat16, float32 (float, half and float16 are refused)
+  std::string quantization;    ///< "", modelopt, modelopt_fp4; must agree with the checkpoint
+  /// Round what FP8 and NVFP4 linears read as tensor cores do; the CPU otherwise reads it as it is.
+  bool quantized_activations = false;
+  std::string device = "auto";             ///< auto, cpu, cuda
   std::string generation_config = "auto";  ///< auto, vllm, or a folder
   std::string override_generation_config_json;
   std::optional<int64_t> max_model_len;  ///< unset = the config's limit; -1 = the largest that fits

@@ -88,7 +88,10 @@ void Backend::linear(View out, const Operand& x, const Weight& weight) {
       break;
   }
   if (!weight.bias.empty()) check_parameter(weight.bias, n, "linear bias");
-  if (!nothing_in(out)) do_linear(out, x, weight);
+  if (nothing_in(out)) return;
+  if (!linear_probe_) return do_linear(out, x, weight);
+  do_linear(out, linear_probe_->before(x, weight), weight);
+  linear_probe_->after(out, weight);
 }
 
 void Backend::rms_norm(Operand out, ConstView x, ConstView weight, float eps) {

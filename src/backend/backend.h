@@ -53,6 +53,16 @@ struct SsmInputs {
 /// fall alike.
 enum class EvsArithmetic { kFloat32, kBFloat16 };
 
+/// Stands around every linear: to learn what activations measure, or to try what a format would do
+/// to them. On the backend's thread; the backend may be used, but not for a linear.
+class LinearProbe {
+ public:
+  virtual ~LinearProbe() = default;
+  /// What the linear is to read: `x` itself, or other rows of the same shape.
+  virtual Operand before(const Operand& x, const Weight& weight) = 0;
+  virtual void after(ConstView out, const Weight& weight) = 0;
+};
+
 using Observer = std::function<void(std::string_view name, ConstView view)>;
 
 class Backend {
@@ -160,6 +170,9 @@ class Backend {
     if (observer_) observer_(name, view);
   }
 
+  /// Must outlive its use; null takes it away.
+  void set_linear_probe(LinearProbe* probe) { linear_probe_ = probe; }
+
  protected:
   virtual void do_copy(View dst, ConstView src) = 0;
   virtual void do_linear(View out, const Operand& x, const Weight& weight) = 0;
@@ -202,6 +215,7 @@ class Backend {
 
  private:
   Observer observer_;
+  LinearProbe* linear_probe_ = nullptr;
 };
 
 struct CpuOptions {

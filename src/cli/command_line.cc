@@ -24,6 +24,9 @@ constexpr Command kCommands[] = {
      "the exact prompt that a request becomes"},
     {"inspect dump", nullptr, "MODEL --observe REGEX --out DIR",
      "named tensors of every stage as .npy files"},
+    {"quantize", quantize_command, "SRC DST --format F", "a checkpoint to FP8 or NVFP4"},
+    {"export", export_command, "DST", "the built-in model as a folder"},
+    {"bench", bench_command, "accuracy [MODEL] [flags]", "answers that are right, task by task"},
     {"tokenize", tokenize_command, "MODEL", "text on stdin to token ids"},
     {"detokenize", detokenize_command, "MODEL", "token ids on stdin to text"},
 };

@@ -14,6 +14,11 @@ int serve_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
 /// MODEL; `tokens MODEL`; `dump MODEL`.
 int inspect_command(const std::vector<std::string>& arguments);
+/// SRC DST --format fp8|nvfp4.
+int quantize_command(const std::vector<std::string>& arguments);
+int export_command(const std::vector<std::string>& arguments);
+/// `accuracy [MODEL]`.
+int bench_command(const std::vector<std::string>& arguments);
 int tokenize_command(const std::vector<std::string>& arguments);
 int detokenize_command(const std::vector<std::string>& arguments);
 

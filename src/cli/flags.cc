@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "server/openai_types.h"
+#include "weights/model_files.h"
 
 namespace videre {
 namespace {
@@ -290,6 +291,7 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
 Status resolve_engine_flags(EngineFlags& flags) {
   EngineOptions& engine = flags.engine;
   engine.model = flags.model_positional.empty() ? flags.model_flag : flags.model_positional;
+  if (engine.model.empty() && !builtin_model().files.empty()) engine.model = kBuiltinModel;
   const std::pair<const char*, int64_t> parallel[] = {
       {"--tensor-parallel-size", flags.tensor_parallel_size},
       {"--data-parallel-size", flags.data_parallel_size},

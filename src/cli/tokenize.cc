@@ -10,8 +10,8 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/input.h"
+#include "engine/loaded_model.h"
 #include "text/tokenizer.h"
-#include "weights/hub.h"
 
 namespace videre {
 namespace {
@@ -22,17 +22,18 @@ struct TokenizerFlags {
 };
 
 void add_tokenizer_flags(CLI::App& app, TokenizerFlags& flags, const char* json_help) {
-  app.add_option("MODEL", flags.model, "folder of a checkpoint, or org/name in the hub cache")
-      ->required();
+  app.add_option("MODEL", flags.model,
+                 "folder of a checkpoint, or org/name in the hub cache; the built-in one when not "
+                 "given");
   app.add_flag("--json", flags.json, json_help);
   app.add_option("--revision", flags.revision, "branch or commit in the hub cache");
   app.add_option("--download-dir", flags.download_dir, "folder of the hub cache");
 }
 
 Result<std::unique_ptr<Tokenizer>> open_tokenizer(const TokenizerFlags& flags) {
-  VIDERE_ASSIGN_OR_RETURN(const std::string folder,
-                          resolve_model(flags.model, flags.revision, flags.download_dir));
-  return Tokenizer::load(folder);
+  VIDERE_ASSIGN_OR_RETURN(const ModelFiles files,
+                          open_model(flags.model, flags.revision, flags.download_dir));
+  return load_tokenizer(files);
 }
 
 json::array ids_json(const std::vector<int32_t>& ids) {

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/mapped_file.h"
+#include "engine/activation_probe.h"
 #include "weights/model_files.h"
 
 namespace videre {
@@ -91,16 +92,6 @@ Result<ChatTemplate> embedded_template(const ModelFiles& files) {
   const char* name = "chat_template.jinja";
   VIDERE_ASSIGN_OR_RETURN(const std::string text, files.text(name, kMaxTemplateBytes));
   return ChatTemplate::parse(text, name);
-}
-
-Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFiles& files) {
-  if (!files.embedded()) return Tokenizer::load(files.path());
-  VIDERE_ASSIGN_OR_RETURN(const std::string main, files.text("tokenizer.json", kMaxTokenizerBytes));
-  std::string config;
-  if (files.contains("tokenizer_config.json")) {
-    VIDERE_ASSIGN_OR_RETURN(config, files.text("tokenizer_config.json", kMaxTokenizerBytes));
-  }
-  return Tokenizer::parse(main, config);
 }
 
 Result<std::unique_ptr<ChatTemplate>> load_template(const EngineOptions& options,
@@ -199,8 +190,10 @@ int64_t memory_available() {
   return available == INT64_MAX ? int64_t{4} << 30 : available;
 }
 
-std::string gib(int64_t bytes) {
-  return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+std::string human(int64_t bytes) {
+  if (bytes >= int64_t{1} << 30)
+    return fmt::format("{:.2f} GiB", static_cast<double>(bytes) / (1 << 30));
+  return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
 Result<DType> choose_cache_dtype(const std::string& flag, const char* name, DType automatic) {
@@ -213,6 +206,16 @@ Result<DType> choose_cache_dtype(const std::string& flag, const char* name, DTyp
 
 }  // namespace
 
+Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFiles& files) {
+  if (!files.embedded()) return Tokenizer::load(files.path());
+  VIDERE_ASSIGN_OR_RETURN(const std::string main, files.text("tokenizer.json", kMaxTokenizerBytes));
+  std::string config;
+  if (files.contains("tokenizer_config.json")) {
+    VIDERE_ASSIGN_OR_RETURN(config, files.text("tokenizer_config.json", kMaxTokenizerBytes));
+  }
+  return Tokenizer::parse(main, config);
+}
+
 Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress) {
   const auto report = [&](const char* stage, double fraction) {
     if (progress) progress(stage, fraction);
@@ -220,6 +223,10 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   LoadedModel out;
   VIDERE_ASSIGN_OR_RETURN(const DType dtype, choose_dtype(options.dtype));
   VIDERE_ASSIGN_OR_RETURN(out.backend, make_backend(options));
+  if (options.quantized_activations) {
+    out.activation_simulator = make_activation_simulator(*out.backend);
+    out.backend->set_linear_probe(out.activation_simulator.get());
+  }
   VIDERE_ASSIGN_OR_RETURN(const ModelFiles files,
                           open_model(options.model, options.revision, options.download_dir));
   report("config", 0);
@@ -237,7 +244,7 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   out.config = out.model->config();
   VIDERE_ASSIGN_OR_RETURN(out.prompt_config, make_prompt_config(out.config, *out.tokenizer,
                                                                 options.video_prompt_style));
-  out.info.name = files.embedded() ? files.path() : options.model;
+  out.info.name = options.model.empty() ? kBuiltinModel : options.model;
   out.info.path = files.path();
   out.info.max_model_len = out.config.max_model_len;
   out.info.dtype = std::string(dtype_name(dtype));
@@ -342,9 +349,9 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
         "one sequence of {} tokens needs {} of KV cache, and {} are there for it (free memory {}; "
         "state slots take {}, activations {}, encoder cache {}); lower --max-model-len, or "
         "--max-num-seqs or --max-num-batched-tokens",
-        plan.max_model_len, gib(plan.max_model_len * plan.kv_bytes_per_token),
-        gib(plan.num_kv_blocks * block_bytes), gib(available), gib(plan.state_slots),
-        gib(plan.activations), gib(plan.encoder_cache));
+        plan.max_model_len, human(plan.max_model_len * plan.kv_bytes_per_token),
+        human(plan.num_kv_blocks * block_bytes), human(available), human(plan.state_slots),
+        human(plan.activations), human(plan.encoder_cache));
   }
   plan.kv_cache = (plan.num_kv_blocks + 1) * block_bytes;
   return plan;

@@ -17,6 +17,7 @@ namespace videre {
 struct LoadedModel {
   Config config;
   std::unique_ptr<Backend> backend;
+  std::unique_ptr<LinearProbe> activation_simulator;  // with quantized_activations
   std::unique_ptr<NemotronVl> model;
   std::shared_ptr<const Tokenizer> tokenizer;
   std::unique_ptr<ChatTemplate> chat_template;  // null when the checkpoint has none
@@ -26,6 +27,8 @@ struct LoadedModel {
 
 /// Resolves `options.model` and reads everything. Weights are mapped, so this is quick on the CPU.
 Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress = {});
+
+Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFiles& files);
 
 /// How much of each kind of memory a run with `options` takes, within `available_bytes` of the
 /// device (0: asks the machine). Errors: kOutOfMemory says what does not fit and which flag lowers

@@ -68,7 +68,7 @@ Result<ModelFiles> open_model(const std::string& model, const std::string& revis
   }
   const EmbeddedModel builtin = builtin_model();
   if (builtin.files.empty()) {
-    return make_error(ErrorCode::kNotFound, "model",
+    return make_error(model.empty() ? ErrorCode::kInvalidArgument : ErrorCode::kNotFound, "model",
                       "no model is given, and this binary was built without one "
                       "(VIDERE_BUILTIN_MODEL); name a checkpoint's folder, or org/name in the hub "
                       "cache");

@@ -21,8 +21,9 @@ struct EmbeddedModel {
   const char* name;  // of the model, "" when the binary carries none
   std::span<const EmbeddedFile> files;
 };
-/// Made by cmake/builtin_model.cmake.
+/// Made by cmake/builtin_model.cmake: the model, and the questions that measure it.
 EmbeddedModel builtin_model();
+EmbeddedModel builtin_evaluation();
 
 /// The name that stands for the built-in model wherever a model is named; "" does too.
 inline constexpr const char* kBuiltinModel = "builtin";
