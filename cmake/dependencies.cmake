@@ -9,6 +9,12 @@ find_package(Boost 1.81 REQUIRED COMPONENTS json url)
 find_package(CLI11 2.1 CONFIG REQUIRED)
 find_package(fmt 9 CONFIG REQUIRED)
 find_package(spdlog 1.10 CONFIG REQUIRED)
+# By their headers alone: the packages have shared libraries only. base/fmt_library.cc is {fmt}'s archive.
+add_library(videre_fmt INTERFACE)
+target_include_directories(videre_fmt INTERFACE
+  $<TARGET_PROPERTY:fmt::fmt-header-only,INTERFACE_INCLUDE_DIRECTORIES>
+  $<TARGET_PROPERTY:spdlog::spdlog_header_only,INTERFACE_INCLUDE_DIRECTORIES>)
+target_compile_definitions(videre_fmt INTERFACE SPDLOG_FMT_EXTERNAL)
 find_package(ZLIB REQUIRED)
 find_package(PkgConfig REQUIRED)
 

@@ -643,7 +643,7 @@ class BrokenCheckpoints(Case):
 
     def test_config(self):
         folder = self.model()
-        for text, word in (('', 'architectures'), ('{', 'config.json'), ('[]', 'architectures'), ('{}', 'architectures')):
+        for text, word in (('', 'architectures'), ('{', 'config.json'), ('[]', 'config.json'), ('{}', 'architectures')):
             (folder / 'config.json').write_text(text)
             self.says(folder, word)
         self.says(self.with_config(architectures=['LlamaForCausalLM']), 'LlamaForCausalLM', 'NemotronH_Nano_VL_V2')
