@@ -650,7 +650,7 @@ class BrokenCheckpoints(Case):
         self.says(self.with_config(llm_config__n_routed_experts=8), 'n_routed_experts')
         self.says(self.with_config(sound_config={}), 'sound_config')
         self.says(self.with_config(llm_config__hybrid_override_pattern='M-*-ME-*M-'), 'E')
-        self.says(self.with_config(llm_config__hybrid_override_pattern='M-*'), 'hybrid_override_pattern')
+        self.says(self.with_config(llm_config__hybrid_override_pattern='M-*'), 'num_hidden_layers', 'M-*')
         self.says(self.with_config(llm_config__hidden_size='many'), 'hidden_size')
         self.says(self.with_config(llm_config__hidden_size=-1), 'hidden_size')
         self.says(self.with_config(llm_config__hidden_size=None), 'hidden_size')
