@@ -11,6 +11,7 @@ import pathlib
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 CHUNK = 64        # tokens that the scan takes at once; the result does not depend on it
 FORGET = -40.0    # log decay at a sample's first token: exp(-40) of the sample before it remains
@@ -159,8 +160,11 @@ class Attention(nn.Module):
         v = self.v_proj(u).view(b, t, self.kv, self.dim).transpose(1, 2)
         if cache is not None:
             k, v = cache.extend(self, k, v)
-        k, v = (s.repeat_interleave(self.heads // self.kv, 1) for s in (k, v))
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if isinstance(bias, BlockMask):
+            y = flex_attention(q, k, v, block_mask=bias, enable_gqa=True)
+        else:
+            k, v = (s.repeat_interleave(self.heads // self.kv, 1) for s in (k, v))
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
 
 
@@ -190,7 +194,8 @@ def scan(x, dt, a, b, c, fresh, last):
     total = F.pad(end.transpose(1, 2).cumsum(-1), (1, 0))                       # [n, h, m+1]
     before = (total[..., :-1, None] - total[..., None, 1:]).masked_fill(
         ~torch.ones(m, m, dtype=torch.bool, device=x.device).tril(-1), -torch.inf).exp()
-    state = (before @ made).transpose(1, 2).view(n, m, g, r, p, s)              # state that enters each chunk
+    with torch.autocast(x.device.type, enabled=False):
+        state = (before @ made).transpose(1, 2).view(n, m, g, r, p, s)          # state that enters each chunk
     y = y + (c[:, :, :, None] @ state.transpose(-1, -2).to(c.dtype)) * la.exp().view(n, m, g, r, q, 1).to(x.dtype)
     y = y.permute(0, 1, 4, 2, 3, 5).reshape(n, t, h, p)
     if not last:

@@ -7,8 +7,8 @@ from .text import Src
 # task -> (share at the start, share at the end)
 MIX = {
     tasks_read.read_line: (40, 24), tasks_read.read_page: (12, 18), tasks_read.form: (5, 9), tasks_read.receipt_task: (4, 6),
-    tasks_scene.shapes: (11, 10), tasks_chart.chart: (5, 10), tasks_scene.pictures: (5, 7), tasks_clip.clips: (6, 12),
-    tasks_scene.thinking: (5, 6), tasks_talk.tools: (4, 5), tasks_talk.talk: (3, 2.5), tasks_scene.photo: (0.3, 0.3),
+    tasks_scene.shapes: (11, 10), tasks_chart.chart: (5, 13), tasks_scene.pictures: (5, 7), tasks_clip.clips: (6, 13),
+    tasks_scene.thinking: (5, 6), tasks_talk.tools: (4, 8), tasks_talk.talk: (3, 4), tasks_scene.photo: (0.3, 0.3),
 }
 MAKERS, SHARES = list(MIX), list(MIX.values())
 

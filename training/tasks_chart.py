@@ -4,15 +4,15 @@ import math
 import cv2
 import numpy as np
 
-from . import draw, text
+from . import draw, phrases, text
 from .sample import Sample, image
 
 ASK_TOP = ["Which is the largest?", "Which one is the largest?", "Which {w} is the largest?", "What has the highest value?",
-           "Which {w} has the highest value?", "Where is the maximum?", "Which is the highest?", "~Which {w} is the highest?", "~Which one has the largest value?"]
-ASK_LOW = ["Which is the smallest?", "Which {w} is the smallest?", "Which {w} has the lowest value?", "Which is the lowest?", "~Which one is the smallest?"]
+           "Which {w} has the highest value?", "Where is the maximum?", "Which is the highest?", "~Which {w} is the highest?", "~Which one has the largest value?"] + phrases.ASK_TOP
+ASK_LOW = ["Which is the smallest?", "Which {w} is the smallest?", "Which {w} has the lowest value?", "Which is the lowest?", "~Which one is the smallest?"] + phrases.ASK_LOW
 ASK_VALUE = ["What is the value of {x}?", "How much is {x}?", "What is the value for {x}?", "Which value does {x} have?", "Read the value of {x}.",
-             "How high is {x}?", "~Tell me the value of {x}.", "~What value does {x} have?"]
-ASK_KIND = ["What kind of chart is this?", "Which kind of chart is it?"]
+             "How high is {x}?", "~Tell me the value of {x}.", "~What value does {x} have?"] + phrases.ASK_VALUE
+ASK_KIND = ["What kind of chart is this?", "Which kind of chart is it?"] + phrases.ASK_CHART
 
 
 def labels_for(src, n):
@@ -54,8 +54,8 @@ def chart(src):
         ranked = sorted(values)
         if ranked[-1] - ranked[-2] >= 0.05 * scale and (n == 1 or ranked[1] - ranked[0] >= 0.02 * scale):
             break
-    h = src.choice([src.randint(180, 260), src.randint(200, 268), src.randint(275, 400)])
-    w = int(h * src.choice([1, src.uniform(0.9, 1.2), src.uniform(1.2, 1.5)]))
+    h = src.choice([src.randint(180, 268), src.randint(275, 420), src.randint(275, 420)])
+    w = int(h * src.choice([1, src.uniform(0.9, 1.2), src.uniform(1.25, 1.6), src.uniform(1.25, 1.6)]))
     font, size = draw.pick_font(src), max(11, int(h * src.uniform(0.048, 0.07)))
     white = src.coin(0.6)
     base = (255, 255, 255) if white else draw.any_colour(src, 215, 255) if src.coin(0.7) else draw.any_colour(src, 5, 50)

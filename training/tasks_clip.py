@@ -5,25 +5,25 @@ Only the frames that the engine would sample are drawn: every frame of a short f
 import cv2
 import numpy as np
 
-from . import draw, text
+from . import draw, phrases, text
 from .sample import Sample, clip
 from .tasks_scene import NUMBER, backdrop
 from .text import COLOURS, a, join
 
 ASK_MOVE = ["Which way does the {t} move?", "In which direction does the {t} move?", "Where does the {t} go?", "Which way does it move?",
-            "In which direction does it move?", "How does the {t} move?", "Which direction does the {t} go?", "~Which way is the {t} moving?", "~In which direction does the {t} go?"]
+            "In which direction does it move?", "How does the {t} move?", "Which direction does the {t} go?", "~Which way is the {t} moving?", "~In which direction does the {t} go?"] + phrases.ASK_MOVE
 ASK_AFTER = ["What comes after the {t}?", "What follows the {t}?", "Which shape comes after the {t}?", "What appears after the {t}?", "What is shown after the {t}?",
-             "~What do you see after the {t}?", "~Which shape follows the {t}?"]
-ASK_FIRST = ["What comes first?", "What is shown first?", "Which shape comes first?", "What appears first?", "~What do you see first?"]
-ASK_LAST = ["What comes last?", "What is shown last?", "Which shape comes last?", "What appears last?", "~What do you see last?"]
-ASK_ORDER = ["In which order do the shapes appear?", "What happens in the clip?", "Describe the video.", "What appears in the video?", "~Please describe the video."]
+             "~What do you see after the {t}?", "~Which shape follows the {t}?"] + phrases.ASK_AFTER
+ASK_FIRST = ["What comes first?", "What is shown first?", "Which shape comes first?", "What appears first?", "~What do you see first?"] + phrases.ASK_FIRST
+ASK_LAST = ["What comes last?", "What is shown last?", "Which shape comes last?", "What appears last?", "~What do you see last?"] + phrases.ASK_LAST
+ASK_ORDER = ["In which order do the shapes appear?", "What happens in the clip?", "Describe the video.", "What appears in the video?", "~Please describe the video."] + phrases.ASK_ORDER
 ASK_BLINK = ["How often does the {t} blink?", "How many times does the {t} blink?", "How often does it blink?", "How many times does it blink?",
-             "Count how often the {t} blinks.", "~How often do you see the {t} blink?", "~Count the blinks of the {t}."]
+             "Count how often the {t} blinks.", "~How often do you see the {t} blink?", "~Count the blinks of the {t}."] + phrases.ASK_BLINK
 ASK_WORDS = ["Which words appear, and when?", "Which words appear and at what second?", "What words appear and when?", "Read the words and say when they appear.",
-             "Which words are shown, and at what time?", "~Which words do you see, and when?", "~Say which words appear and at what second."]
+             "Which words are shown, and at what time?", "~Which words do you see, and when?", "~Say which words appear and at what second."] + phrases.ASK_WORDS
 ASK_WHEN = ["When does {x} appear?", "At what second does {x} appear?", "When do you see {x}?", "At what time does {x} appear?", "When is {x} shown?",
-            "~At what second is {x} shown?", "~When can you see {x}?"]
-ASK_READ = ["What does the video say?", "Which words appear?", "Read the words.", "Which words are shown?", "~Which words do you see?"]
+            "~At what second is {x} shown?", "~When can you see {x}?"] + phrases.ASK_WHEN
+ASK_READ = ["What does the video say?", "Which words appear?", "Read the words.", "Which words are shown?", "~Which words do you see?"] + phrases.ASK_VIDEO
 WAYS = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
@@ -207,4 +207,4 @@ def words(src):
 
 
 def clips(src):
-    return src.choices([move, order, blink, words], [24, 24, 22, 30])[0](src)
+    return src.choices([move, order, blink, words], [20, 20, 30, 30])[0](src)

@@ -1,21 +1,21 @@
 """Reading: one line, a page, a form, a receipt."""
-from . import draw, text
+from . import draw, phrases, text
 from .sample import Sample, image
 
 READ = ["What does it say?", "Read the text.", "What is written here?", "Read this line.", "What is printed here?",
         "What does the picture say?", "Read what is written.", "Please read the text in the picture.",
         "What text is in the image?", "Transcribe the text.", "Can you read this?", "Read it to me.",
         "What is the text?", "Please read this.", "~Please read what is printed here.", "~What is written in the picture?",
-        "~Can you read the text?"]
+        "~Can you read the text?"] + phrases.READ
 READ_PAGE = ["Read the page.", "Read all the lines.", "What does the page say?", "Transcribe the page.",
              "Please read the whole page.", "Read everything on the page.", "What is written on the page? Keep the lines.",
              "Write down all the lines of the text.", "~Please read all the lines of the page.",
-             "~Transcribe everything on the page."]
+             "~Transcribe everything on the page."] + phrases.READ_PAGE
 ASK_LINE = ["What is the {o} line?", "Read line {n}.", "Read the {o} line.", "What does line {n} say?",
             "What is written in the {o} line?", "What does the {o} line say?", "Please read line {n}.",
-            "Which text is on line {n}?", "~What is printed on line {n}?", "~Please read the {o} line."]
-LAST_LINE = ["What is the last line?", "Read the last line.", "What does the last line say?"]
-HOW_MANY = ["How many lines are there?", "How many lines of text does the page have?"]
+            "Which text is on line {n}?", "~What is printed on line {n}?", "~Please read the {o} line."] + phrases.ASK_LINE
+LAST_LINE = ["What is the last line?", "Read the last line.", "What does the last line say?"] + phrases.LAST_LINE
+HOW_MANY = ["How many lines are there?", "How many lines of text does the page have?"] + phrases.HOW_MANY
 
 
 def line_picture(src, string, simple=0.0):
@@ -125,7 +125,7 @@ FIELDS = {
 }
 ASK_FIELD = ["What is the {f}?", "What is the value of {f}?", "Which {f} is given?", "What does the form say for {f}?",
              "Read the {f}.", "Find the {f}.", "Tell me the {f}.", "What {f} is on the form?", "What is written under {f}?",
-             "~Please tell me the {f}.", "~Which {f} is on the form?"]
+             "~Please tell me the {f}.", "~Which {f} is on the form?"] + phrases.ASK_FIELD
 
 
 def form(src):
@@ -167,9 +167,9 @@ def form(src):
 
 ASK_TOTAL = ["What is the total?", "How much is the total?", "What is the total amount?", "How much is to be paid?",
              "What does it cost in total?", "Read the total.", "How much was paid in total?", "Tell me the total.",
-             "~How much is it in total?", "~Please read the total amount."]
+             "~How much is it in total?", "~Please read the total amount."] + phrases.ASK_TOTAL
 ASK_PRICE = ["How much is the {i}?", "What does the {i} cost?", "What is the price of {i}?", "How much are the {i}?",
-             "Read the price of the {i}.", "~Tell me the price of the {i}."]
+             "Read the price of the {i}.", "~Tell me the price of the {i}."] + phrases.ASK_PRICE
 
 
 def receipt(src, total=True, title=True, goods=None):

@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from . import draw, text
+from . import draw, phrases, text
 from .draw import PLURAL, SHAPES
 from .sample import Sample, image
 from .text import COLOURS, a, join
@@ -86,16 +86,16 @@ def random_things(src, n, distinct=False):
 
 
 ASK_ALL = ["How many shapes are there?", "How many shapes do you see?", "Count the shapes.", "How many shapes are in the picture?",
-           "How many objects are there?", "What is the number of shapes?", "~How many objects do you see in the picture?", "~Please count the shapes."]
+           "How many objects are there?", "What is the number of shapes?", "~How many objects do you see in the picture?", "~Please count the shapes."] + phrases.ASK_ALL
 ASK_KIND = ["How many {k} are there?", "How many {k} do you see?", "Count the {k}.", "How many {k} are in the picture?",
-            "How many {k} can you see?", "What is the number of {k}?", "~Please count the {k}.", "~How many {k} does the picture show?"]
+            "How many {k} can you see?", "What is the number of {k}?", "~Please count the {k}.", "~How many {k} does the picture show?"] + phrases.ASK_KIND
 ASK_COLOUR = ["What colour is the {s}?", "What color is the {s}?", "Which colour does the {s} have?", "Which color is the {s}?",
-              "Tell me the colour of the {s}.", "What is the color of the {s}?", "~What is the colour of the {s}?", "~Tell me which colour the {s} has."]
-ASK_SHAPE = ["What shape is {c}?", "Which shape is {c}?", "What is the {c} shape?", "Which object is {c}?", "~What object is {c}?"]
+              "Tell me the colour of the {s}.", "What is the color of the {s}?", "~What is the colour of the {s}?", "~Tell me which colour the {s} has."] + phrases.ASK_COLOUR
+ASK_SHAPE = ["What shape is {c}?", "Which shape is {c}?", "What is the {c} shape?", "Which object is {c}?", "~What object is {c}?"] + phrases.ASK_SHAPE
 ASK_SIDE = ["What is {d} the {t}?", "Which shape is {d} the {t}?", "What do you see {d} the {t}?", "Which object is {d} the {t}?",
-            "Tell me what is {d} the {t}.", "~What shape is {d} the {t}?", "~Which shape do you see {d} the {t}?"]
+            "Tell me what is {d} the {t}.", "~What shape is {d} the {t}?", "~Which shape do you see {d} the {t}?"] + phrases.ASK_SIDE
 ASK_LIST = ["Describe the picture.", "What do you see?", "What is in the picture?", "What does the picture show?", "List the shapes from left to right.",
-            "~Please describe the picture."]
+            "~Please describe the picture."] + phrases.ASK_LIST
 SIDES = {"left of": (-1, 0), "to the left of": (-1, 0), "right of": (1, 0), "to the right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
@@ -169,12 +169,12 @@ def shapes(src, kind=None):
 # --- several pictures ------------------------------------------------------------------------------------------
 
 ASK_WHICH = ["Which picture shows {x}?", "Which image shows {x}?", "In which picture do you see {x}?", "Which picture has {x}?",
-             "Where do you see {x}?", "Which one shows {x}?", "~In which image is there {x}?", "~Which of the pictures shows {x}?"]
+             "Where do you see {x}?", "Which one shows {x}?", "~In which image is there {x}?", "~Which of the pictures shows {x}?"] + phrases.ASK_WHICH
 ASK_WORD = ["Which picture says {x}?", "In which picture do you read {x}?", "Which picture has the word {x}?", "Where is {x} written?",
-            "~Which image says {x}?", "~In which picture is {x} written?"]
+            "~Which image says {x}?", "~In which picture is {x} written?"] + phrases.ASK_WORD
 ASK_DIFF = ["What is different?", "What differs between the two pictures?", "What has changed?", "Describe the difference between the two images.",
-            "What is the difference?", "How do the pictures differ?", "~What is different between the two images?", "~What has changed between the two pictures?"]
-ASK_MOST = ["Which picture has the most shapes?", "Which image has the most shapes?", "Where are the most shapes?", "~Which of the pictures has the most shapes?"]
+            "What is the difference?", "How do the pictures differ?", "~What is different between the two images?", "~What has changed between the two pictures?"] + phrases.ASK_DIFF
+ASK_MOST = ["Which picture has the most shapes?", "Which image has the most shapes?", "Where are the most shapes?", "~Which of the pictures has the most shapes?"] + phrases.ASK_MOST
 
 
 def small_scene(src, things_of, n, w, h):
@@ -279,8 +279,8 @@ def pictures(src):
 # --- thinking: count and add aloud -----------------------------------------------------------------------------
 
 ASK_SUM = ["What is the sum of the numbers?", "Add the numbers.", "What do the numbers add up to?", "How much is it in total?",
-           "Add up all the numbers.", "What is the sum?", "~Please add up the numbers.", "~What is the total of the numbers?"]
-ASK_PLUS = ["What is {s}?", "How much is {s}?", "Add {s}.", "Compute {s}.", "{s} = ?", "Please compute {s}.", "~Please tell me what {s} is.", "~How much do you get for {s}?"]
+           "Add up all the numbers.", "What is the sum?", "~Please add up the numbers.", "~What is the total of the numbers?"] + phrases.ASK_SUM
+ASK_PLUS = ["What is {s}?", "How much is {s}?", "Add {s}.", "Compute {s}.", "{s} = ?", "Please compute {s}.", "~Please tell me what {s} is.", "~How much do you get for {s}?"] + phrases.ASK_PLUS
 
 
 def add_aloud(numbers):
@@ -351,7 +351,7 @@ def thinking(src):
 
 UNKNOWN = "I cannot tell. I do not know photographs, only printed text, simple shapes, charts and short clips of these."
 ASK_PHOTO = ["What is in this photo?", "Describe the photo.", "What does the photo show?", "Who is in the picture?", "What do you see?",
-             "What is in the picture?", "Describe the picture.", "What animal is this?", "Where was this picture taken?", "~What is this a photo of?"]
+             "What is in the picture?", "Describe the picture.", "What animal is this?", "Where was this picture taken?", "~What is this a photo of?"] + phrases.ASK_PHOTO
 
 
 def photo(src):

@@ -1,7 +1,7 @@
 """No picture needed: tools, tool results, small talk, and copying what the user wrote."""
 import json
 
-from . import text
+from . import phrases, text
 from .sample import Sample
 
 # --- tools -----------------------------------------------------------------------------------------------------
@@ -68,7 +68,7 @@ def tools(src):
         name = src.choice([n for n in TOOLS if n not in names])
     _, args, makers, requests = TOOLS[name]
     values = {a: makers[a](src) for a in args}
-    ask = src.phrase(requests, **values)
+    ask = src.phrase(requests + phrases.TOOLS[name], reworded=False, **values)
     offered = [schema(src, n) for n in names]
     if k < 0.08:
         return Sample("tools", [(ask, NONE)], tools=offered, check={"kind": "exact", "truth": NONE})
@@ -122,7 +122,7 @@ def talk(src):
                       check={"kind": "exact", "truth": s})
     turns = []
     for _ in range(1 if src.held else src.randint(1, 3)):
-        asks, answer = src.choice(TALK)
-        turns.append((src.phrase(asks), answer))
+        k = src.randrange(len(TALK))
+        turns.append((src.phrase(TALK[k][0] + phrases.TALK[k], reworded=src.coin(0.4)), TALK[k][1]))
     system = src.choice(["", "", "", "/no_think", "You are a helpful assistant.", "You are Videre."])
     return Sample("talk", turns, system=system, check={"kind": "exact", "truth": turns[-1][1]})

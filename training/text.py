@@ -6,6 +6,7 @@ words are split by a hash, phrasings by a leading "~", fonts by folder.
 import functools
 import pathlib
 import random
+import re
 import zlib
 
 FIRST = ("Ada Alan Alice Amir Anna Ben Bella Boris Carla Chen Clara Dana David Diego Elena Emil Emma Erik Eva Felix "
@@ -46,13 +47,57 @@ class Src(random.Random):
     def coin(self, p):
         return self.random() < p
 
-    def phrase(self, options, **fields):
-        """One phrasing out of `options`; those with a leading ~ are kept for evaluation."""
+    def phrase(self, options, reworded=True, **fields):
+        """One phrasing out of `options`; those with a leading ~ are kept for evaluation, and never said in training."""
+        kept = [o[1:] for o in options if o[0] == "~"]
         if self.held:
-            pool = [o[1:] for o in options if o[0] == "~"] or list(options)
-        else:
-            pool = [o for o in options if o[0] != "~"]
-        return self.choice(pool).format(**fields)
+            return self.choice(kept or [o for o in options if "[" not in o]).format(**fields)
+        while True:
+            said = alternatives(self, self.choice([o for o in options if o[0] != "~"]))
+            if reworded and not self.blank:
+                said = reword(self, said)
+            if said not in kept:
+                return said.format(**fields)
+
+
+def alternatives(src, said):
+    """Chooses in each [a|b|c]; brackets do not nest."""
+    return re.sub(r"\[([^]]*)\]", lambda m: src.choice(m[1].split("|")), said)
+
+
+LIKE = [("picture", "image"), ("What is", "What's", "Tell me", "Give me", "Say"), ("Which", "What"), ("see", "find", "notice"),
+        ("shapes", "objects", "things", "figures"), ("shape", "object", "thing"), ("colour", "color"), ("do you see", "are there", "can you see"),
+        ("shown", "displayed", "visible"), ("largest", "biggest", "greatest", "highest"), ("smallest", "lowest", "least"),
+        ("How often", "How many times"), ("Count", "Tell me", "Give me"), ("appear", "show up", "come up", "are shown"), ("appears", "is shown", "shows up"),
+        ("written", "printed"), ("Read", "Say", "Give", "Transcribe", "Write down"), ("comes after", "follows", "is after", "is shown after"),
+        ("How much", "What"), ("video", "clip"), ("sum", "total"), ("which", "what"), ("tell", "show", "give"), ("Set", "Start"), ("Please", "Now", "Kindly"),
+        ("does the", "is the", "do the"), ("move", "go", "travel"), ("direction", "way"), ("line", "row"), ("value", "number", "amount"), ("differs", "is different", "changed")]
+LEAD = ["Please ", "Please, ", "Can you ", "Could you ", "Tell me: ", "Now ", "Say: ", "Next question: ", "I would like to know: ", "Hello. ", "And "]
+TAIL = [" please?", ", please.", " Thanks.", "?", ".", "", " now?", " here?", " in the picture?", " in the image?"]
+
+
+def reword(src, said):
+    """A training phrasing, often said a little differently, so that not the sentence but its words must be understood."""
+    if src.coin(0.25):
+        return said
+    for _ in range(src.choice([0, 1, 1, 2, 3])):
+        group = src.choice(LIKE)
+        here = [w for w in group if re.search(rf"(?<![\w{{]){re.escape(w)}(?![\w}}])", said)]
+        if here:
+            said = re.sub(rf"(?<![\w{{]){re.escape(here[0])}(?![\w}}])", src.choice(group), said, count=1)
+    if src.coin(0.2):        # a word is missing
+        parts = said.split(" ")
+        loose = [i for i, w in enumerate(parts) if w.lower() in ("the", "a", "is", "are", "do", "does", "you", "of", "there", "please", "in")]
+        if loose:
+            parts.pop(src.choice(loose))
+            said = " ".join(parts)
+    if src.coin(0.3) and said[:1].isalpha():
+        said = src.choice(LEAD) + said[0].lower() + said[1:]
+    if src.coin(0.25) and said[-1:] in ".?":
+        said = said[:-1] + src.choice(TAIL)
+    if src.coin(0.08):
+        said = re.sub(r"(?<!\{)\b[A-Z](?=[a-z])", lambda m: m[0].lower(), said)
+    return said
 
 
 def is_held(word):
