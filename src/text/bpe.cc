@@ -19,40 +19,41 @@ uint64_t mix(uint64_t a, uint64_t b) {
   return static_cast<uint64_t>(product) ^ static_cast<uint64_t>(product >> 64);
 }
 
-uint64_t hash_bytes(std::string_view bytes) {
+// Tells apart all texts of one length up to 8 bytes; loads of fixed size, since a variable memcpy
+// is a call.
+uint64_t short_word(const char* p, size_t length) {
+  uint64_t word = 0;
+  if (length == 8) {
+    std::memcpy(&word, p, 8);
+  } else if (length >= 4) {
+    uint32_t low, high;
+    std::memcpy(&low, p, 4);
+    std::memcpy(&high, p + length - 4, 4);
+    word = static_cast<uint64_t>(high) << 32 | low;
+  } else if (length > 0) {
+    const auto byte = [&](size_t at) { return static_cast<uint64_t>(static_cast<uint8_t>(p[at])); };
+    word = byte(0) | byte(length / 2) << 8 | byte(length - 1) << 16;
+  }
+  return word;
+}
+
+struct Hashed {
+  uint64_t word;  // short_word up to 8 bytes, the hash beyond
+  uint64_t hash;
+};
+
+Hashed hash_bytes(std::string_view bytes) {
   const char* p = bytes.data();
   size_t left = bytes.size();
-  uint64_t hash = 0x9E3779B97F4A7C15u ^ left, word = 0;
+  uint64_t hash = 0x9E3779B97F4A7C15u ^ left;
   for (; left > 8; left -= 8, p += 8) {
+    uint64_t word;
     std::memcpy(&word, p, 8);
     hash = mix(hash ^ word, 0xA0761D6478BD642Fu);
   }
-  word = 0;
-  switch (left) {  // fixed sizes: a variable memcpy is a call
-    case 8:
-      std::memcpy(&word, p, 8);
-      break;
-    case 7:
-    case 6:
-    case 5:
-    case 4: {
-      uint32_t low, high;
-      std::memcpy(&low, p, 4);
-      std::memcpy(&high, p + left - 4, 4);
-      word = static_cast<uint64_t>(high) << 32 | low;
-      break;
-    }
-    case 3:
-    case 2:
-    case 1:
-      word = static_cast<uint8_t>(p[0]) |
-             static_cast<uint64_t>(static_cast<uint8_t>(p[left / 2])) << 8 |
-             static_cast<uint64_t>(static_cast<uint8_t>(p[left - 1])) << 16;
-      break;
-    default:
-      break;
-  }
-  return mix(hash ^ word, 0xE7037ED1A0B428DBu);
+  const uint64_t word = short_word(p, left);
+  hash = mix(hash ^ word, 0xE7037ED1A0B428DBu);
+  return {bytes.size() <= 8 ? word : hash, hash};
 }
 
 size_t table_size(size_t count) {
@@ -66,8 +67,8 @@ struct Alphabet {
   std::array<char32_t, 256> of_byte;
   std::array<int16_t, 324> of_character;  // -1: not of the alphabet
 
-  Alphabet() {
-    of_character.fill(-1);
+  constexpr Alphabet() : of_byte(), of_character() {
+    for (int16_t& byte : of_character) byte = -1;
     char32_t next = 256;
     for (int byte = 0; byte < 256; ++byte) {
       const bool prints =
@@ -77,21 +78,23 @@ struct Alphabet {
     }
   }
 };
-const Alphabet& alphabet() {
-  static const Alphabet instance;
-  return instance;
-}
+constexpr Alphabet kAlphabet;
 
 // Appends the bytes of `token`; false, with nothing appended, when it is not of the alphabet.
 bool append_decoded(std::string& out, std::string_view token) {
   const size_t before = out.size();
-  for (size_t at = 0; at < token.size();) {
-    const char32_t c = next_code_point(token, at);
-    if (c >= alphabet().of_character.size() || alphabet().of_character[c] < 0) {
+  for (size_t at = 0; at < token.size(); ++at) {
+    const auto lead = static_cast<uint8_t>(token[at]);
+    size_t character = lead;
+    if (lead >= 0x80) {  // all of the alphabet beyond ASCII takes two bytes
+      const bool two = (lead & 0xE0) == 0xC0 && at + 1 < token.size();
+      character = two ? (lead & 0x1Fu) << 6 | (static_cast<uint8_t>(token[++at]) & 0x3Fu) : ~0u;
+    }
+    if (character >= kAlphabet.of_character.size() || kAlphabet.of_character[character] < 0) {
       out.resize(before);
       return false;
     }
-    out += static_cast<char>(alphabet().of_character[c]);
+    out += static_cast<char>(kAlphabet.of_character[character]);
   }
   return true;
 }
@@ -159,7 +162,7 @@ Result<Bpe> Bpe::read(const json::value& model) {
 }
 
 Status Bpe::read_vocab(const json::object& vocab) {
-  by_bytes_.assign(table_size(vocab.size()), -1);
+  by_bytes_.assign(table_size(vocab.size()), {});
   tokens_.reserve(std::min<size_t>(vocab.size(), kMaxId));
   for (const auto& [key, value] : vocab) {
     const auto* id = value.if_int64();
@@ -183,9 +186,10 @@ Status Bpe::read_vocab(const json::object& vocab) {
     }
     token.length = static_cast<uint32_t>(text_.size() - token.begin);
     if (!spelled) continue;
-    size_t slot = hash_bytes(std::string_view(text_).substr(token.begin));
-    while (by_bytes_[slot &= by_bytes_.size() - 1] >= 0) ++slot;
-    by_bytes_[slot] = static_cast<int32_t>(*id);
+    const Hashed hashed = hash_bytes(std::string_view(text_).substr(token.begin));
+    size_t slot = hashed.hash;
+    while (by_bytes_[slot &= by_bytes_.size() - 1].id >= 0) ++slot;
+    by_bytes_[slot] = {hashed.word, token.length, static_cast<int32_t>(*id)};
   }
   return {};
 }
@@ -213,9 +217,20 @@ Status Bpe::read_merges(const json::array& merges) {
       return invalid_model("tokenizer.json: merge {} is {}; expected \"left right\" or a pair",
                            rank, to_json(merge).substr(0, 80));
     }
-    joined.assign(left).append(right);
-    const auto left_id = id_of_entry(left), right_id = id_of_entry(right),
-               joined_id = id_of_entry(joined);
+    std::optional<int32_t> left_id, right_id, joined_id;
+    joined.clear();
+    const bool spelled = append_decoded(joined, left);
+    const size_t cut = joined.size();
+    if (spelled && append_decoded(joined, right)) {
+      const std::string_view bytes = joined;
+      left_id = id_of_bytes(bytes.substr(0, cut));
+      right_id = id_of_bytes(bytes.substr(cut));
+      joined_id = id_of_bytes(bytes);
+    } else {
+      left_id = id_of_entry(left);
+      right_id = id_of_entry(right);
+      joined_id = id_of_entry(std::string(left).append(right));
+    }
     if (!left_id || !right_id || !joined_id) {
       return invalid_model("tokenizer.json: merge {} is {}, but model.vocab lacks {}", rank,
                            to_json(merge).substr(0, 80),
@@ -238,7 +253,7 @@ void Bpe::read_alphabet(std::optional<int32_t> unk_id) {
     }
     full_alphabet_ = false;
     std::string character;
-    append_utf8(character, alphabet().of_byte[byte]);
+    append_utf8(character, kAlphabet.of_byte[byte]);
     if (byte_fallback_) {
       for (const char c : character) {
         const auto id = id_of_entry(fmt::format("<0x{:02X}>", static_cast<uint8_t>(c)));
@@ -255,10 +270,13 @@ void Bpe::read_alphabet(std::optional<int32_t> unk_id) {
 }
 
 std::optional<int32_t> Bpe::id_of_bytes(std::string_view bytes) const {
-  for (size_t slot = hash_bytes(bytes);; ++slot) {
-    const int32_t id = by_bytes_[slot &= by_bytes_.size() - 1];
-    if (id < 0) return std::nullopt;
-    if (bytes_of(id) == bytes) return id;
+  const Hashed hashed = hash_bytes(bytes);
+  for (size_t at = hashed.hash;; ++at) {
+    const Slot& slot = by_bytes_[at &= by_bytes_.size() - 1];
+    if (slot.id < 0) return std::nullopt;
+    if (slot.word == hashed.word && slot.length == bytes.size() &&
+        (bytes.size() <= 8 || bytes_of(slot.id) == bytes))
+      return slot.id;
   }
 }
 
@@ -268,11 +286,6 @@ std::optional<int32_t> Bpe::id_of_entry(std::string_view entry) const {
   const auto found = unspelled_.find(std::string(entry));
   if (found == unspelled_.end()) return std::nullopt;
   return found->second;
-}
-
-std::string_view Bpe::bytes_of(int32_t id) const {
-  if (id < 0 || id >= vocab_size()) return {};
-  return std::string_view(text_).substr(tokens_[id].begin, tokens_[id].length);
 }
 
 const Bpe::Merge* Bpe::find_merge(int32_t left, int32_t right) const {
@@ -348,33 +361,32 @@ void Bpe::merge_long(std::vector<int32_t>& ids) const {
   struct Link {
     uint32_t previous, next;
   };
-  struct Candidate {
-    uint32_t rank, at;
-    bool operator>(const Candidate& other) const {
-      return rank != other.rank ? rank > other.rank : at > other.at;
-    }
+  // Rank above position: one number orders candidates.
+  const auto candidate = [](uint32_t rank, uint32_t at) {
+    return static_cast<uint64_t>(rank) << 32 | at;
   };
   const uint32_t end = static_cast<uint32_t>(ids.size());
   std::vector<Link> links(end);
-  std::vector<Candidate> candidates;
+  std::vector<uint64_t> candidates;
   candidates.reserve(end);
   for (uint32_t i = 0; i < end; ++i) {
     links[i] = {i - 1, i + 1};
     const Merge* merge = i + 1 < end ? find_merge(ids[i], ids[i + 1]) : nullptr;
-    if (merge) candidates.push_back({merge->rank, i});
+    if (merge) candidates.push_back(candidate(merge->rank, i));
   }
-  std::priority_queue heap(std::greater<Candidate>(), std::move(candidates));
+  std::priority_queue heap(std::greater<uint64_t>(), std::move(candidates));
   const auto offer = [&](uint32_t at) {
     if (at >= end || links[at].next >= end) return;
-    if (const Merge* merge = find_merge(ids[at], ids[links[at].next])) heap.push({merge->rank, at});
+    if (const Merge* merge = find_merge(ids[at], ids[links[at].next]))
+      heap.push(candidate(merge->rank, at));
   };
   while (!heap.empty()) {
-    const Candidate top = heap.top();
+    const uint64_t top = heap.top();
     heap.pop();
-    const uint32_t left = top.at, right = links[left].next;
+    const auto left = static_cast<uint32_t>(top), right = links[left].next;
     if (ids[left] < 0 || right >= end) continue;
     const Merge* merge = find_merge(ids[left], ids[right]);
-    if (!merge || merge->rank != top.rank) continue;  // a neighbour has merged meanwhile
+    if (!merge || merge->rank != top >> 32) continue;  // a neighbour has merged meanwhile
     ids[left] = merge->id;
     ids[right] = -1;
     links[left].next = links[right].next;
@@ -395,7 +407,7 @@ void Bpe::encode(std::string_view piece, Scratch& scratch, std::vector<int32_t>&
   if (scratch.cache.empty()) scratch.cache.resize(kCacheSlots);
   Scratch::Remembered* slot = nullptr;
   if (piece.size() <= sizeof(Scratch::Remembered::piece)) {
-    slot = &scratch.cache[hash_bytes(piece) & (kCacheSlots - 1)];
+    slot = &scratch.cache[hash_bytes(piece).hash & (kCacheSlots - 1)];
     if (std::string_view(slot->piece.data(), slot->length) == piece) {
       out.insert(out.end(), slot->ids.begin(), slot->ids.begin() + slot->num_ids);
       return;

@@ -43,7 +43,10 @@ class Bpe {
   /// By the vocabulary's own spelling, in the byte-level alphabet or not.
   std::optional<int32_t> id_of_entry(std::string_view entry) const;
   /// Bytes a token stands for; the entry itself where it is not of the alphabet.
-  std::string_view bytes_of(int32_t id) const;
+  std::string_view bytes_of(int32_t id) const {
+    if (id < 0 || id >= vocab_size()) return {};
+    return {text_.data() + tokens_[id].begin, tokens_[id].length};
+  }
   int vocab_size() const { return static_cast<int>(tokens_.size()); }
 
  private:
@@ -66,13 +69,19 @@ class Bpe {
 
   bool ignore_merges_ = false, byte_fallback_ = false, fuse_unk_ = false;
 
+  // Tokens of up to 8 bytes are found without touching their text.
+  struct Slot {
+    uint64_t word = 0;  // the bytes, or their hash when longer
+    uint32_t length = 0;
+    int32_t id = -1;  // -1: empty
+  };
   struct Token {
     uint32_t begin = 0, length = 0;  // in text_
     bool present = false;
   };
   std::string text_;
-  std::vector<Token> tokens_;      // by id
-  std::vector<int32_t> by_bytes_;  // open addressing over hash of bytes; -1 is empty
+  std::vector<Token> tokens_;                           // by id
+  std::vector<Slot> by_bytes_;                          // open addressing over the bytes' hash
   std::unordered_map<std::string, int32_t> unspelled_;  // entries outside the alphabet
   std::vector<Merge> merges_;                           // open addressing over the pair
 
