@@ -62,12 +62,13 @@ Status parse_uuid(const json::value* value, const std::string& path, MediaItem& 
 Status ChatParser::parse_url(const json::value& value, const std::string& path, MediaItem& media) {
   const json::value* url = &value;
   if (value.is_object()) {
+    VIDERE_RETURN_IF_ERROR(parse_uuid(json_find(value, "uuid"), path, media));
     url = json_find(value, "url");
     if (!url || url->is_null()) {
+      if (!media.uuid.empty()) return {};  // the item may still be cached
       return invalid_argument("body." + path + ".url",
                               "{}.url is missing; expected an http(s):, data: or file: URL", path);
     }
-    VIDERE_RETURN_IF_ERROR(parse_uuid(json_find(value, "uuid"), path, media));
   }
   if (!url->is_string()) return wrong_type(path + ".url", "a URL as a string", *url);
   const std::string_view text = url->get_string();
@@ -135,13 +136,14 @@ Status ChatParser::parse_part(const json::value& value, const std::string& path,
     const char* key = image ? "image_url" : "video_url";
     part.kind = image ? ContentPart::Kind::kImage : ContentPart::Kind::kVideo;
     const json::value* url = fields.find(key);
-    if (!url) {
+    if (url) {
+      VIDERE_RETURN_IF_ERROR(parse_url(*url, fmt::format("{}.{}", path, key), part.media));
+    } else if (part.media.uuid.empty()) {  // else the item may still be cached
       return invalid_argument(fmt::format("body.{}.{}", path, key),
                               "{}.{} is missing; expected {{\"url\": ...}} of http(s):, data: or "
                               "file:",
                               path, key);
     }
-    VIDERE_RETURN_IF_ERROR(parse_url(*url, fmt::format("{}.{}", path, key), part.media));
   } else if (type == "image" || type == "video") {
     if (!options_.allow_placeholders) {
       return invalid_argument(path + ".type",

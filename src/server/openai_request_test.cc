@@ -405,7 +405,9 @@ TEST(ChatRequest, PartsInAllTheirForms) {
         {"type":"image_url","image_url":{"url":"http://h/a.png","detail":"high"},"uuid":"u1"},
         {"image_url":"data:image/png;base64,AA=="},
         {"type":"input_image","image_url":"http://h/b.png"},
-        {"type":"video_url","video_url":{"url":"file:///c.mp4","uuid":"u2"}}]},
+        {"type":"video_url","video_url":{"url":"file:///c.mp4","uuid":"u2"}},
+        {"type":"image_url","image_url":null,"uuid":"u3"},
+        {"type":"image_url","image_url":{"uuid":"u4"}}]},
       {"role":"assistant","content":null,"reasoning_content":"why",
        "tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}},
                      {"function":{"name":"g","arguments":{"b":[2]}}},
@@ -416,7 +418,7 @@ TEST(ChatRequest, PartsInAllTheirForms) {
   ASSERT_EQ(messages.size(), 5u);
   EXPECT_EQ(messages[0].role, "system");
   const auto& parts = messages[1].content;
-  ASSERT_EQ(parts.size(), 9u);
+  ASSERT_EQ(parts.size(), 11u);
   EXPECT_FALSE(messages[1].content_is_string);
   EXPECT_EQ(parts[0].text, "bare");
   EXPECT_EQ(parts[1].text, "t");
@@ -431,6 +433,9 @@ TEST(ChatRequest, PartsInAllTheirForms) {
   EXPECT_EQ(parts[8].kind, ContentPart::Kind::kVideo);
   EXPECT_EQ(parts[8].media.url, "file:///c.mp4");
   EXPECT_EQ(parts[8].media.uuid, "u2");
+  EXPECT_EQ(parts[9].media.uuid, "u3");  // without a URL: known from before
+  EXPECT_TRUE(parts[9].media.placeholder() && parts[10].media.placeholder());
+  EXPECT_EQ(parts[10].media.uuid, "u4");
   EXPECT_TRUE(messages[2].content.empty());
   EXPECT_EQ(messages[2].reasoning, "why");
   ASSERT_EQ(messages[2].tool_calls.size(), 3u);

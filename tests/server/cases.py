@@ -3,14 +3,12 @@
 import concurrent.futures
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
 import struct
 import subprocess
 import sys
-import threading
 import unittest
 import zlib
 
@@ -93,8 +91,7 @@ class Answers(WithServer):
                 self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
                 text = "".join(c.choices[0].delta.content or "" for c in chunks[:-1])
                 self.assertEqual(text, case["text_out"])
-                ids = [i for c in chunks[:-1] for i in c.choices[0].token_ids or []] if hasattr(
-                    chunks[1].choices[0], "token_ids") else []
+                ids = [i for c in chunks[:-1] for i in getattr(c.choices[0], "token_ids", None) or []]
                 self.assertEqual(ids, case["greedy"])
                 self.assertEqual(chunks[-2].choices[0].finish_reason, "length")
                 self.assertEqual(chunks[-1].choices, [])
@@ -130,7 +127,7 @@ class Answers(WithServer):
             details = usage.prompt_tokens_details.model_dump()
             self.assertEqual(details["text_tokens"] + details["image_tokens"]
                              + details["video_tokens"], usage.prompt_tokens)
-            self.assertGreater(details[case["kind"] + "_tokens"], 60)
+            self.assertGreater(details[case["kind"] + "_tokens"], 40)
 
     def test_requests_choose_frames_tiles_and_pruning(self):
         def tokens(kind, name, **fields):
@@ -147,6 +144,19 @@ class Answers(WithServer):
         frames = ",".join(data_url("wide.jpg").split(",")[1] for _ in range(3))
         messages = [user("?", part("video", "data:video/jpeg;base64," + frames))]
         self.assertGreater(self.create(messages=messages, max_tokens=1).usage.prompt_tokens, 50)
+
+    def test_media_named_by_uuid_are_sent_once(self):
+        def ask(image):
+            return self.server.chat(messages=[user("?", image)], max_tokens=1)
+
+        status, first = ask({**part("image", data_url("square.png")), "uuid": "square-1"})
+        self.assertEqual(status, 200, first)
+        status, again = ask({"type": "image_url", "image_url": None, "uuid": "square-1"})
+        self.assertEqual(status, 200, again)
+        self.assertEqual(first["usage"], again["usage"])
+        status, unknown = ask({"type": "image_url", "image_url": None, "uuid": "never sent"})
+        self.assertEqual(status, 400)
+        self.assertIn("never sent", unknown["error"]["message"])
 
     def test_several_choices_seeds_and_logprobs(self):
         request = dict(messages=[{"role": "user", "content": "Hello"}], n=3, temperature=1.0,
@@ -235,10 +245,28 @@ def png(width, height, rows=b""):
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
+ROOT = harness.WORK / "root"  # a folder of media with ways out of it
+
+
+def make_root():
+    shutil.rmtree(ROOT, ignore_errors=True)
+    shutil.copytree(MEDIA, ROOT)
+    (ROOT / "sub").mkdir()
+    (ROOT / "link.jpg").symlink_to(harness.WORK / "outside.jpg")
+    (ROOT / "folder").symlink_to(harness.WORK)
+    (ROOT / "inner-link.jpg").symlink_to(ROOT / "wide.jpg")
+    os.mkfifo(ROOT / "pipe")
+
+
 class Errors(WithServer):
-    arguments = ["--max-model-len", "1024", "--allowed-local-media-path", str(MEDIA),
+    arguments = ["--max-model-len", "1024", "--allowed-local-media-path", str(ROOT),
                  "--limit-mm-per-prompt", '{"image": 3, "video": 1}']
     env = {"VLLM_IMAGE_FETCH_TIMEOUT": "1", "VLLM_MEDIA_FETCH_MAX_RETRIES": "0"}
+
+    @classmethod
+    def setUpClass(cls):
+        make_root()
+        super().setUpClass()
 
     def refused(self, status, words, param=None, **fields):
         """The request fails so, plain and streamed, and says nothing it should not."""
@@ -252,7 +280,7 @@ class Errors(WithServer):
             if param is not None:
                 self.assertEqual(error["param"], param, error)
             self.assertLess(len(json.dumps(error)), 1500)
-            for secret in (str(TESTS), "secret of the remote side", "0x7f", "/etc/passwd"):
+            for secret in (str(TESTS), str(harness.WORK), "secret of the remote side", "0x7f", "/etc/passwd"):
                 self.assertNotIn(secret, error["message"])
 
     def refused_media(self, kind, url, words, status=400):
@@ -306,7 +334,7 @@ class Errors(WithServer):
         self.refused(400, "maximum context length is 1024 tokens",
                      messages=[{"role": "user", "content": "a" * 3_000_000}])
         self.refused(400, "maximum context length is|maximum model length|1024",
-                     messages=[user("?", *[part("image", file_url("wide.jpg"))] * 3,
+                     messages=[user("?", *[part("image", (ROOT / "wide.jpg").as_uri())] * 3,
                                     {"type": "text", "text": "word " * 300})])
         status, body = self.server.chat(max_tokens=100000, temperature=0)
         self.assertIn(status, (200, 400), body)  # clamped, or refused in the words clients match
@@ -315,9 +343,9 @@ class Errors(WithServer):
 
     def test_too_many_media(self):
         self.refused(400, r"at most 3 image",
-                     messages=[user("?", *[part("image", file_url("tiny.png"))] * 4)])
+                     messages=[user("?", *[part("image", data_url("tiny.png"))] * 4)])
         self.refused(400, r"at most 1 video",
-                     messages=[user("?", *[part("video", file_url("clip.avi"))] * 2)])
+                     messages=[user("?", *[part("video", data_url("clip.avi"))] * 2)])
 
     def test_broken_pictures(self):
         square = (MEDIA / "square.png").read_bytes()
@@ -329,14 +357,14 @@ class Errors(WithServer):
                           "pdf": b"%PDF-1.4 nothing", "a clip": (MEDIA / "clip.avi").read_bytes(),
                           "noise": os.urandom(3000)}.items():
             with self.subTest(name=name):
-                self.refused_media("image", data_url(raw), "image|picture")
+                self.refused_media("image", data_url(raw), "image|no data")
 
     def test_bombs(self):
-        self.refused_media("image", data_url(png(60000, 60000)), "pixel|large|limit")
-        self.refused_media("image", data_url(png(2**31 - 1, 2**31 - 1)), "pixel|large|limit|image")
-        self.refused_media("image", data_url(png(20000, 8000, b"\0" * 1000)), ".")
+        self.refused_media("image", data_url(png(60000, 60000)), "60000x60000 px.*at most")
+        self.refused_media("image", data_url(png(2**31 - 1, 2**31 - 1)), "image")
+        self.refused_media("image", data_url(png(20000, 8000, b"\0" * 1000)), "image")
         y4m = b"YUV4MPEG2 W30000 H30000 F25:1 C420\nFRAME\n"
-        self.refused_media("video", data_url(y4m, "video/any"), "pixel|large|limit|video|frame")
+        self.refused_media("video", data_url(y4m, "video/any"), "30000x30000|video")
 
     def test_broken_videos(self):
         clip = (MEDIA / "clip.avi").read_bytes()
@@ -345,7 +373,7 @@ class Errors(WithServer):
                           "no frames": b"YUV4MPEG2 W16 H16 F25:1 C420\n",
                           "noise": os.urandom(3000)}.items():
             with self.subTest(name=name):
-                self.refused_media("video", data_url(raw, "video/mp4"), "video")
+                self.refused_media("video", data_url(raw, "video/mp4"), "video|no data")
         self.refused_media("video", "data:video/jpeg;base64,AAAA,BBBB", "video|frame|image|picture")
 
     def test_urls_that_are_none(self):
@@ -356,24 +384,20 @@ class Errors(WithServer):
                 self.refused_media("image", url, ".")
 
     def test_files_outside_the_allowed_folder(self):
-        inside = MEDIA.as_uri()
-        link = MEDIA / "link-to-outside.jpg"
+        inside = ROOT.as_uri()
         outside = harness.WORK / "outside.jpg"
         shutil.copy(MEDIA / "wide.jpg", outside)
-        link.unlink(missing_ok=True)
-        link.symlink_to(outside)
-        try:
-            for url in ("file:///etc/passwd", inside + "/../golden.json", inside + "/%2e%2e/README.md",
-                        inside + "/..%2f..%2ftiny-b/media/wide.jpg/../../golden.json",
-                        outside.as_uri(), link.as_uri(), inside, inside + "/", inside + "/none.png",
-                        "file://elsewhere" + str(MEDIA / "wide.jpg"), "file:wide.jpg",
-                        inside + "/wide.jpg%00.png", "file:///dev/zero", "file:///proc/self/mem"):
-                with self.subTest(url=url):
-                    self.refused_media("image", url, ".")
-        finally:
-            link.unlink()
-        self.assertEqual(self.server.chat(messages=[user("?", part("image", file_url("wide.jpg")))],
-                                          max_tokens=1)[0], 200)
+        for url in ("file:///etc/passwd", inside + "/../outside.jpg", inside + "/%2e%2e/outside.jpg",
+                    inside + "/..%2foutside.jpg", inside + "/sub/../../outside.jpg",
+                    outside.as_uri(), inside + "/link.jpg", inside + "/folder/outside.jpg",
+                    inside, inside + "/", inside + "/none.png", "file://elsewhere" + str(ROOT),
+                    "file:wide.jpg", inside + "/wide.jpg%00.png", "file:///dev/zero",
+                    "file:///proc/self/mem", inside + "/pipe"):
+            with self.subTest(url=url):
+                self.refused_media("image", url, ".")
+        for name in ("wide.jpg", "inner-link.jpg"):
+            self.assertEqual(self.server.chat(
+                messages=[user("?", part("image", (ROOT / name).as_uri()))], max_tokens=1)[0], 200)
 
     def test_private_addresses_are_not_fetched(self):
         port = self.media.server_port
@@ -523,7 +547,7 @@ class Life(unittest.TestCase):
             self.assertEqual(server.chat()[0], 503)
             seen = read_until(connection, b"[DONE]")
             self.assertIn(b'"finish_reason":"length"', seen)
-        self.assertEqual(server.stop(), 0)
+        self.assertEqual(server.process.wait(20), 0)
 
     def test_stop_without_drain(self):
         server = Server("stop", [self.MODEL, "--max-model-len", "8192"])
@@ -639,9 +663,11 @@ class Seeds(unittest.TestCase):
                     name = command.split()[2]
                     snippet = self.places(self.text("announcement_client.py"), server.port)
                     snippet = snippet.replace("nvidia/Nemotron-Nano-12B-v2-VL-BF16", name)
+                    self.assertGreater(len(self.client(snippet)), 2)
+                    # Greedy. In bfloat16 the first run may round differently: its prompt is cut
+                    # where the picture is still being encoded.
                     off = self.client(snippet)
-                    self.assertGreater(len(off), 2)
-                    self.assertEqual(self.client(snippet), off)  # greedy
+                    self.assertEqual(self.client(snippet), off)
                     # Reasoning on: another prompt, so another answer.
                     on = self.client(snippet.replace("/no_think", "/think"))
                     self.assertNotEqual(on, off)
@@ -655,6 +681,7 @@ class Seeds(unittest.TestCase):
             request = dict(model=name, temperature=0.0, max_tokens=40, messages=[
                 {"role": "system", "content": system},
                 user("What is it?", part("image", data_url("square.png")))])
+            client.chat.completions.create(**{**request, "max_tokens": 1})
             plain = client.chat.completions.create(**request).choices[0].message.content
             with client.chat.completions.create(**request, stream=True) as stream:
                 self.assertEqual("".join(c.choices[0].delta.content or "" for c in stream), plain)

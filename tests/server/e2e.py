@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True)
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("tests", nargs="*")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     if not arguments.binary.is_file():
         sys.exit(f"{arguments.binary} is no file; build the target videre first")
     arguments.work.mkdir(parents=True, exist_ok=True)
