@@ -10,14 +10,13 @@ namespace {
 
 constexpr const char* kVideoLine = "This is a video:\n";  // before a clip, in TensorRT-LLM's style
 
-// Text of a message as one string; tool results are joined by newlines, other roles without a
-// separator.
-std::string joined_text(const ChatMessage& message) {
+// Text of a message as one string.
+std::string joined_text(const ChatMessage& message, const char* separator) {
   std::string text;
   bool first = true;
   for (const ContentPart& part : message.content) {
     if (part.kind != ContentPart::Kind::kText) continue;
-    if (!first && message.role == "tool") text += '\n';
+    if (!first) text += separator;
     first = false;
     text += part.text;
   }
@@ -26,6 +25,9 @@ std::string joined_text(const ChatMessage& message) {
 
 json::value content_value(const ChatMessage& message, const std::string& format,
                           const PromptTags& tags) {
+  // Tool results, and whole messages as strings, are joined by newlines; a template that walks
+  // parts puts nothing between them.
+  const char* separator = format == "string" || message.role == "tool" ? "\n" : "";
   const bool printed_as_is = message.role == "assistant" || message.role == "tool";
   if (format == "string") {
     // Media tags go where a list-walking template would put them: before the message's text.
@@ -34,10 +36,10 @@ json::value content_value(const ChatMessage& message, const std::string& format,
       if (part.kind == ContentPart::Kind::kImage) text += tags.image + "\n";
       if (part.kind == ContentPart::Kind::kVideo) text += tags.video + "\n";
     }
-    return json::string(text + joined_text(message));
+    return json::string(text + joined_text(message, separator));
   }
   if (printed_as_is || (message.content_is_string && format != "openai"))
-    return json::string(joined_text(message));
+    return json::string(joined_text(message, separator));
   json::array parts;
   for (const ContentPart& part : message.content) {
     switch (part.kind) {
@@ -180,7 +182,7 @@ Result<std::string> render_messages(const Request& request, const ChatTemplate& 
   VIDERE_ASSIGN_OR_RETURN(std::string rendered, chat_template.render(variables));
   if (request.continue_final_message && !request.messages.empty()) {
     // The prompt ends with the last message's own text: what the template printed after it is cut.
-    std::string last = joined_text(request.messages.back());
+    std::string last = joined_text(request.messages.back(), content_format == "string" ? "\n" : "");
     last.erase(last.find_last_not_of(" \t\r\n") + 1);
     const size_t at = last.empty() ? std::string::npos : rendered.rfind(last);
     if (at == std::string::npos) {
