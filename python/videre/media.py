@@ -5,8 +5,9 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote
 
-from ._errors import InvalidRequestError
+from ._errors import InvalidRequestError, NotFoundError
 from ._videre import Media
 
 _URL = re.compile(r"^(https?|file|data):", re.IGNORECASE)
@@ -169,6 +170,16 @@ def prompt_media(data: Mapping[str, Any] | None, uuids: Mapping[str, Any] | None
     return media
 
 
+def _check_file(part: Mapping[str, Any]) -> None:
+    """A file: URL of a file that is not there; the server keeps that to itself, a script wants to know."""
+    url = part.get(part["type"])
+    url = url.get("url") if isinstance(url, Mapping) else url
+    if isinstance(url, str) and url.startswith("file:///"):
+        path = unquote(url[7:])
+        if not os.path.exists(path):
+            raise NotFoundError(f"{path} is not there", "not_found", "messages")
+
+
 def chat_media(messages: Sequence[Any]) -> tuple[list[Any], list[tuple[str, Any, str]]]:
     """Messages with bare placeholders where parts bring objects, and those objects in order."""
     found: list[tuple[str, Any, str]] = []
@@ -182,6 +193,8 @@ def chat_media(messages: Sequence[Any]) -> tuple[list[Any], list[tuple[str, Any,
         for part in content:
             kind = part.get("type") if isinstance(part, Mapping) else None
             if kind not in ("image", "video", "image_pil"):
+                if kind in ("image_url", "video_url"):
+                    _check_file(part)
                 parts.append(part)
                 continue
             value = next((part[key] for key in (kind, "url", "path") if part.get(key) is not None), None)
