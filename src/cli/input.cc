@@ -1,10 +1,12 @@
 #include "cli/input.h"
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <vector>
 
 #include "base/error.h"
-#include "base/mapped_file.h"
 #include "server/openai_types.h"
 
 namespace videre {
@@ -14,28 +16,33 @@ constexpr size_t kMaxInputBytes = 1u << 30;  // data: URLs may be long
 
 }  // namespace
 
-Result<std::string> read_stdin() {
+Result<std::string> read_input(const std::string& path, const std::string& what) {
+  std::FILE* file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
+  if (!file) return invalid_argument(what, "cannot open {}: {}", path, std::strerror(errno));
   std::string text;
-  char buffer[1 << 16];
-  for (size_t count; (count = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;) {
-    text.append(buffer, count);
-    if (text.size() > kMaxInputBytes) {
-      return make_error(ErrorCode::kTooLarge, "stdin", "more than {} bytes came in",
-                        kMaxInputBytes);
-    }
+  std::vector<char> buffer(1u << 16);
+  for (size_t count; (count = std::fread(buffer.data(), 1, buffer.size(), file)) > 0;) {
+    text.append(buffer.data(), count);
+    if (text.size() > kMaxInputBytes) break;
+  }
+  const bool failed = std::ferror(file);
+  if (file != stdin) std::fclose(file);
+  if (failed) return invalid_argument(what, "{} cannot be read: is it a folder?", path);
+  if (text.size() > kMaxInputBytes) {
+    return make_error(ErrorCode::kTooLarge, what, "{} has more than {} bytes", path,
+                      kMaxInputBytes);
   }
   return text;
 }
 
 Result<Request> read_request(const std::string& path, bool placeholders) {
-  auto text = path == "-" ? read_stdin() : read_text_file(path, kMaxInputBytes);
-  if (!text.ok()) return invalid_argument("--request", "{}", text.error().message);
+  VIDERE_ASSIGN_OR_RETURN(const std::string text, read_input(path, "--request"));
   ChatParseOptions options;
   options.allow_placeholders = placeholders;
   options.trust_request_chat_template = true;  // whoever runs this owns both
   options.allow_auto_tool_choice = true;
   options.max_logprobs = -1;
-  auto parsed = parse_chat_request(*text, options);
+  auto parsed = parse_chat_request(text, options);
   if (!parsed.ok()) {
     Error error = parsed.error();
     error.message = fmt::format("{}: {}", path, error.message);

@@ -7,8 +7,8 @@
 
 namespace videre {
 
-/// All of stdin.
-Result<std::string> read_stdin();
+/// A file or pipe to its end; "-" is stdin. Errors name `what`.
+Result<std::string> read_input(const std::string& path, const std::string& what);
 
 /// A chat-completions body out of a file ("-" is stdin). `placeholders` takes media parts without a
 /// URL, good for rendering the template only.

@@ -6,7 +6,6 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/mapped_file.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/input.h"
@@ -145,9 +144,8 @@ Status inspect_dump(InspectFlags& flags) {
     std::optional<double>& temperature = dump.request->sampling.temperature;
     if (!temperature) temperature = 0;
   } else if (!flags.ids.empty()) {
-    auto text = flags.ids == "-" ? read_stdin() : read_text_file(flags.ids, 64u << 20);
-    if (!text.ok()) return invalid_argument("--ids", "{}", text.error().message);
-    VIDERE_ASSIGN_OR_RETURN(const json::value list, parse_json(*text, flags.ids));
+    VIDERE_ASSIGN_OR_RETURN(const std::string text, read_input(flags.ids, "--ids"));
+    VIDERE_ASSIGN_OR_RETURN(const json::value list, parse_json(text, flags.ids));
     dump.token_ids.emplace();
     bool good = list.is_array();
     for (size_t i = 0; good && i < list.get_array().size(); ++i) {

@@ -116,7 +116,7 @@ Result<Request> make_request(const RunFlags& flags) {
 
   std::string question = flags.question;
   if (question == "-" || (question.empty() && !isatty(STDIN_FILENO))) {
-    VIDERE_ASSIGN_OR_RETURN(question, read_stdin());
+    VIDERE_ASSIGN_OR_RETURN(question, read_input("-", "stdin"));
     while (!question.empty() && (question.back() == '\n' || question.back() == '\r')) {
       question.pop_back();
     }

@@ -124,7 +124,6 @@ Status resolve(ServeFlags& flags) {
         "be open to all; unset it and bind --host 127.0.0.1 behind a proxy that "
         "checks them");
   }
-  if (routes.served_model_names.empty()) routes.served_model_names = {server.engine.model};
   VIDERE_RETURN_IF_ERROR(
       parse_string_list(flags.allowed_origins, "--allowed-origins", routes.allowed_origins));
   VIDERE_RETURN_IF_ERROR(
@@ -153,11 +152,6 @@ Status resolve(ServeFlags& flags) {
     log_warning("--tool-call-parser: this version leaves tool calls in the answer's text");
   }
   routes.parse.allow_auto_tool_choice = flags.enable_auto_tool_choice;
-  routes.parse.max_logprobs = server.engine.max_logprobs;
-  routes.parse.limit_mm_per_prompt = server.engine.limit_mm_per_prompt;
-  if (server.engine.language_model_only) {
-    routes.parse.limit_mm_per_prompt = {{"image", 0}, {"video", 0}};
-  }
 
   VIDERE_ASSIGN_OR_RETURN(const auto keep_alive,
                           environment_number("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", 0, 86400));

@@ -68,7 +68,7 @@ std::string json_list(const std::string& text) {
 
 Status tokenize(const TokenizerFlags& flags) {
   VIDERE_ASSIGN_OR_RETURN(const auto tokenizer, open_tokenizer(flags));
-  VIDERE_ASSIGN_OR_RETURN(const std::string input, read_stdin());
+  VIDERE_ASSIGN_OR_RETURN(const std::string input, read_input("-", "stdin"));
   if (!flags.json) {
     fmt::print("{}\n", fmt::join(tokenizer->encode(input, false), " "));
     return {};
@@ -89,7 +89,7 @@ Status tokenize(const TokenizerFlags& flags) {
 
 Status detokenize(const TokenizerFlags& flags) {
   VIDERE_ASSIGN_OR_RETURN(const auto tokenizer, open_tokenizer(flags));
-  VIDERE_ASSIGN_OR_RETURN(const std::string input, read_stdin());
+  VIDERE_ASSIGN_OR_RETURN(const std::string input, read_input("-", "stdin"));
   VIDERE_ASSIGN_OR_RETURN(const json::value lists,
                           parse_json(flags.json ? input : json_list(input), "stdin"));
   if (!flags.json) {
