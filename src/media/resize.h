@@ -1,5 +1,6 @@
 // Pillow's 8-bit bicubic resize, equal to it in every bit: horizontal pass into bytes, then
-// vertical pass, antialiased, 22-bit fixed-point weights. Which size a picture gets is tiles.h's
+// vertical pass, antialiased, 22-bit fixed-point weights. (Pillow 13 takes the vertical pass first
+// for some shapes; see tests/media_image/README.md.) Which size a picture gets is tiles.h's
 // question.
 #pragma once
 
