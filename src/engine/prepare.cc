@@ -313,10 +313,16 @@ Result<std::shared_ptr<const Prompt>> Preparer::prepare(const Request& request,
   std::vector<Status> results(parts.size());
   pool_->for_each(static_cast<int>(parts.size()), [&](int i) {
     auto prepared = prepare_media(request, *parts[i], cancel);
-    if (prepared.ok())
+    if (prepared.ok()) {
       media[i] = std::move(*prepared);
-    else
-      results[i] = prepared.error();
+      return;
+    }
+    Error error = prepared.error();
+    if (error.param.empty()) error.param = fmt::format("{}_url", kind_name(parts[i]->kind));
+    if (parts.size() > 1) {
+      error.message = fmt::format("item {} of {}: {}", i + 1, parts.size(), error.message);
+    }
+    results[i] = std::move(error);
   });
   for (const Status& result : results) VIDERE_RETURN_IF_ERROR(result);
   if (cancel && cancel->load()) return make_error(ErrorCode::kCancelled, "", "cancelled");

@@ -284,7 +284,7 @@ class Errors(WithServer):
                 self.assertNotIn(secret, error["message"])
 
     def refused_media(self, kind, url, words, status=400):
-        self.refused(status, words, messages=[user("?", part(kind, url))])
+        self.refused(status, words, param=f"{kind}_url", messages=[user("?", part(kind, url))])
 
     def test_wrong_types_in_any_field(self):
         for field, value in [("messages", "hello"), ("messages", [5]), ("model", 5), ("stop", 7),
@@ -358,6 +358,11 @@ class Errors(WithServer):
                           "noise": os.urandom(3000)}.items():
             with self.subTest(name=name):
                 self.refused_media("image", data_url(raw), "image|no data")
+
+    def test_which_of_several_is_broken(self):
+        good = part("image", data_url("tiny.png"))
+        self.refused(400, "^item 3 of 3: ", param="image_url", messages=[
+            user("?", good), user("?", good, part("image", data_url(b"hello")))])
 
     def test_bombs(self):
         self.refused_media("image", data_url(png(60000, 60000)), "60000x60000 px.*at most")
