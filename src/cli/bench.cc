@@ -274,11 +274,10 @@ Result<std::string> Bench::quantized(QuantFormat format) {
   quantize.cancel = &stopped;
   VIDERE_ASSIGN_OR_RETURN(const ModelFiles source,
                           open_model(options_.model, options_.revision, options_.download_dir));
-  VIDERE_ASSIGN_OR_RETURN(
-      const auto report,
-      quantize_checkpoint(source, path, quantize, [&](int64_t done, int64_t all) {
-        progress_.show("quantising", static_cast<double>(done) / static_cast<double>(all));
-      }));
+  const auto made = quantize_checkpoint(source, path, quantize, [&](int64_t done, int64_t all) {
+    progress_.show("quantising", static_cast<double>(done) / static_cast<double>(all));
+  });
+  if (!made.ok()) return made.error();
   return path;
 }
 
