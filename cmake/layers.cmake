@@ -57,6 +57,8 @@ function(videre_layer name)
     target_link_libraries(videre_${name} INTERFACE videre_options ${ARG_DEPS})
   endif()
   if(VIDERE_TESTS AND tests)
+    # -O1 compiles in three quarters of the time, and tests spend theirs in the library.
+    set_source_files_properties(${tests} PROPERTIES COMPILE_OPTIONS "$<$<CONFIG:Release>:-O1>")
     add_executable(${name}_test ${tests})
     target_link_libraries(${name}_test PRIVATE videre_${name} GTest::gtest_main GTest::gmock)
     target_compile_definitions(${name}_test PRIVATE VIDERE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
