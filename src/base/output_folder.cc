@@ -42,7 +42,7 @@ Status OutputFile::write_at(int64_t offset, std::span<const uint8_t> bytes) {
 }
 
 Result<std::unique_ptr<OutputFolder>> OutputFolder::create(const std::string& path,
-                                                           int64_t size_bytes) {
+                                                           int64_t size_bytes, bool unnamed_files) {
   std::unique_ptr<OutputFolder> out(new OutputFolder);
   fs::path full = fs::absolute(path).lexically_normal();
   if (!full.has_filename()) full = full.parent_path();
@@ -68,12 +68,15 @@ Result<std::unique_ptr<OutputFolder>> OutputFolder::create(const std::string& pa
                         free_bytes / 1e9);
     }
   }
-  const int probe = ::open(out->parent_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644);
+  const int probe =
+      unnamed_files ? ::open(out->parent_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0644) : -1;
   if (probe >= 0) {
     ::close(probe);
     return out;
   }
-  if (errno != EOPNOTSUPP && errno != EISDIR && errno != ENOENT && errno != EINVAL) {
+  const bool unknown_here = !unnamed_files || errno == EOPNOTSUPP || errno == EISDIR ||
+                            errno == ENOENT || errno == EINVAL;
+  if (!unknown_here) {
     return make_error(ErrorCode::kInvalidArgument, kFlag, "{} cannot be made: {}", path,
                       std::strerror(errno));
   }

@@ -35,8 +35,10 @@ class OutputFile {
 class OutputFolder {
  public:
   /// `path` may not exist, its parent must; `size_bytes` is what will be written. Errors:
-  /// kInvalidArgument for the path, kUnavailable when the disk has too little room.
-  static Result<std::unique_ptr<OutputFolder>> create(const std::string& path, int64_t size_bytes);
+  /// kInvalidArgument for the path, kUnavailable when the disk has too little room. Without
+  /// `unnamed_files` it does as where they cannot be made, for tests.
+  static Result<std::unique_ptr<OutputFolder>> create(const std::string& path, int64_t size_bytes,
+                                                      bool unnamed_files = true);
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
