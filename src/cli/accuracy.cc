@@ -242,6 +242,7 @@ Result<Evaluation> evaluate(const EngineOptions& options,
   };
   EngineOptions engine_options = options;
   if (!engine_options.max_num_seqs) engine_options.max_num_seqs = kTogether;
+  engine_options.max_waiting_requests = std::max(kTogether, options.max_waiting_requests);
   Evaluation out;
   auto start = Clock::now();
   VIDERE_ASSIGN_OR_RETURN(const auto engine, Engine::load(engine_options, load_progress));
