@@ -235,7 +235,7 @@ TEST_F(HttpTest, WhatIsNoRequestIsRefused) {
       {400, "GET / HTTP/2.0\r\n\r\n"},
       {400, "GET / HTTP/1.1\r\nNo colon\r\n\r\n"},
       {400, "GET / HTTP/1.1\r\n: empty\r\n\r\n"},
-      {400, std::string("GET / HTTP/1.1\r\nX: a\0b\r\n\r\n", 30)},
+      {400, std::string("GET / HTTP/1.1\r\nX: a") + '\0' + "b\r\n\r\n"},
       {400, "POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n"},
       {400, "POST / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n"},
       {400, "POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"},

@@ -261,7 +261,7 @@ def make_root():
 class Errors(WithServer):
     arguments = ["--max-model-len", "1024", "--allowed-local-media-path", str(ROOT),
                  "--limit-mm-per-prompt", '{"image": 3, "video": 1}']
-    env = {"VLLM_IMAGE_FETCH_TIMEOUT": "1", "VLLM_MEDIA_FETCH_MAX_RETRIES": "0"}
+    env = {"VLLM_IMAGE_FETCH_TIMEOUT": "3", "VLLM_MEDIA_FETCH_MAX_RETRIES": "0"}
 
     @classmethod
     def setUpClass(cls):
@@ -430,7 +430,7 @@ class RemoteErrors(WithServer):
     """HTTP media, with private addresses allowed so that a local server can stand for the world."""
 
     arguments = ["--max-model-len", "1024", "--allow-private-media-hosts"]
-    env = {"VLLM_IMAGE_FETCH_TIMEOUT": "1", "VLLM_MEDIA_FETCH_MAX_RETRIES": "0"}
+    env = {"VLLM_IMAGE_FETCH_TIMEOUT": "3", "VLLM_MEDIA_FETCH_MAX_RETRIES": "0"}
 
     refused = Errors.refused
 
