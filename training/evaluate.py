@@ -129,16 +129,16 @@ def main():
         for j, s in enumerate(samples):
             result = score(s.check, answers[j])
             row = table.setdefault(name if name != "charts" else s.task, collections.defaultdict(float))
-            row["count"] += 1
             for key, value in result.items():
                 row[key] += value
+                row[key, "of"] += 1
             if not result["right"] and shown < a.show:
                 shown += 1
                 print(f"  {s.turns[-1][0]!r}: {answers[j]!r}, not {s.check['truth']!r}")
         for key in ([name] if name != "charts" else ["chart_top", "chart_value"]):
             if key in table:
-                n = table[key].pop("count")
-                table[key] = {k: round(100 * v / n, 1) for k, v in table[key].items()} | {"count": int(n)}
+                row = table[key]
+                table[key] = {k: round(100 * v / row[k, "of"], 1) for k, v in row.items() if isinstance(k, str)} | {"count": int(row["right", "of"])}
                 print(f"{key:12s}", "  ".join(f"{k} {v}" for k, v in table[key].items()), flush=True)
     print(f"mean {sum(r['right'] for r in table.values()) / len(table):.1f}")
     if a.json:
