@@ -88,7 +88,9 @@ class Backend {
   virtual void wait(uint64_t ticket) { (void)ticket; }
 
   // Linear algebra.
-  /// out [rows, N] = x [rows, K] W^T + bias. out is T or float32 (logits).
+  /// out [rows, N] = x [rows, K] W^T + bias. out is T or float32 (logits). On the CPU a row's bits
+  /// do not depend on the other rows (but for bfloat16 by NVFP4, which has two ways: up to 12 rows
+  /// and more).
   void linear(View out, const Operand& x, const Weight& weight);
   /// Sum over all devices of a tensor-parallel group; the identity on one.
   virtual void all_reduce(View x) { (void)x; }

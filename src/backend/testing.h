@@ -1,7 +1,10 @@
 // For tests: a step's index arrays built piece by piece, and tensors filled and read as floats.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <random>
 #include <string>
@@ -147,6 +150,78 @@ inline std::vector<float> random_values(int64_t count, uint32_t seed, float scal
 
 inline Tensor random_tensor(DType dtype, Shape shape, uint32_t seed, float scale = 1) {
   return make_tensor(dtype, shape, random_values(shape.numel(), seed, scale));
+}
+
+/// A view of `shape` inside a larger tensor: rows lie apart, nothing is aligned, and what is around
+/// it must stay as it is.
+class Island {
+ public:
+  Island(DType dtype, Shape shape, const std::vector<float>& values) : shape_(shape) {
+    Shape outer = shape;
+    outer[shape.rank() - 1] += kBefore + kBehind;
+    if (shape.rank() > 1) outer[0] += 1;
+    tensor_ = make_host_tensor(dtype, outer);
+    std::memset(tensor_.view().raw(), kFill, tensor_.size_bytes());
+    const std::vector<float> rounded = values_of(make_tensor(dtype, shape, values));
+    for (int64_t i = 0; i < shape.numel(); ++i) set(i, rounded[i]);
+  }
+  Island(DType dtype, Shape shape) : Island(dtype, shape, std::vector<float>(shape.numel(), 7)) {}
+
+  View view() const {
+    View all = tensor_;
+    if (shape_.rank() > 1) all = all.rows(0, shape_[0]);
+    return all.columns(kBefore, kBefore + shape_[shape_.rank() - 1]);
+  }
+  operator View() const { return view(); }       // NOLINT
+  operator ConstView() const { return view(); }  // NOLINT
+  std::vector<float> values() const { return values_of(view()); }
+  /// True when no byte outside of the view has changed.
+  bool untouched_around() const {
+    std::vector<bool> inside(tensor_.size_bytes(), false);
+    const size_t size = dtype_size(view().dtype());
+    for (int64_t i = 0; i < shape_.numel(); ++i) {
+      std::fill_n(inside.begin() + static_cast<int64_t>(offset(i) * size), size, true);
+    }
+    const auto* bytes = tensor_.view().data<uint8_t>();
+    for (size_t i = 0; i < inside.size(); ++i) {
+      if (!inside[i] && bytes[i] != kFill) return false;
+    }
+    return true;
+  }
+
+ private:
+  static constexpr int64_t kBefore = 3, kBehind = 5;
+  static constexpr uint8_t kFill = 0xc3;
+
+  size_t offset(int64_t i) const {
+    const View part = view();
+    int64_t at = kBefore;
+    for (int axis = part.rank() - 1; axis >= 0; --axis) {
+      at += i % part.dim(axis) * part.stride(axis);
+      i /= part.dim(axis);
+    }
+    return static_cast<size_t>(at);
+  }
+  void set(int64_t i, float value) {
+    const Tensor one = make_tensor(tensor_.view().dtype(), Shape{1}, {value});
+    const size_t size = dtype_size(tensor_.view().dtype());
+    std::memcpy(tensor_.view().data<uint8_t>() + offset(i) * size, one.view().raw(), size);
+  }
+
+  Shape shape_;
+  Tensor tensor_;
+};
+
+/// Every value within `absolute` + `relative` of the expected one, the roundings of `dtype` added.
+inline void expect_near(const std::vector<float>& got, const std::vector<double>& expected,
+                        DType dtype, double relative, double absolute, const std::string& what) {
+  ASSERT_EQ(got.size(), expected.size()) << what;
+  const double rounding = dtype == DType::kBF16 ? 0x1p-8 : dtype == DType::kF8E4M3 ? 0x1p-4 : 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double allowed = absolute + (relative + rounding) * std::abs(expected[i]);
+    ASSERT_TRUE(std::abs(got[i] - expected[i]) <= allowed)
+        << what << ": element " << i << " is " << got[i] << ", expected " << expected[i];
+  }
 }
 
 }  // namespace videre::testing

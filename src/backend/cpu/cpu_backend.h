@@ -75,6 +75,8 @@ class CpuBackend final : public Backend {
   /// fn(row, floats) for each row of `x` widened to `floats`, with `extra` floats of room behind.
   template <typename Fn>
   void for_rows(ConstView x, int64_t extra, Fn&& fn);
+  template <typename T>
+  void run_linear(View out, ConstView x, const Weight& weight);
 
   const Kernels& kernels_;
   ThreadPool pool_;

@@ -9,13 +9,32 @@
 
 namespace videre::cpu {
 
-constexpr int64_t kPad = 16;           // floats in the widest register
-constexpr int64_t kPanelColumns = 32;  // weight rows that one packed panel interleaves
+constexpr int64_t kPad = 16;  // floats in the widest register
 
 constexpr int64_t pad_up(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
 
 /// One row of a weight as stored. `scales` are NVFP4's block scales, else null.
 enum class RowFormat { kF32, kBF16, kF16, kE4M3, kNvfp4 };
+
+/// Products of rows of x with rows of a weight. Each value is summed in one register, lane by lane,
+/// and its lanes are added after every kDotBytes of x: a row's bits depend on neither m nor n, and
+/// a caller may cut k at multiples of that.
+template <typename T>
+struct DotTask {
+  float* out;
+  int64_t out_row;  // floats from row to row
+  bool accumulate;  // add to what `out` holds
+  const T* x;
+  int64_t x_row, m;
+  const char* weight;  // element 0 of the first row
+  int64_t weight_row;  // bytes from row to row
+  const uint8_t* scales;
+  int64_t scales_row;
+  RowFormat format;
+  bool streamed;  // the weight comes from memory, not from a cache
+  int64_t n, k;
+};
+constexpr int64_t kDotBytes = 4096;  // a few rows of it stay in the nearest cache
 
 struct Kernels {
   const char* isa;
@@ -35,7 +54,7 @@ struct Kernels {
   void (*gelu)(float* x, int64_t n);
   void (*silu)(float* x, int64_t n);
   void (*fma)(float* acc, const float* x, const float* y, int64_t n);  // acc += x * y
-  float (*dot)(const float* x, const float* y, int64_t n);
+  float (*inner)(const float* x, const float* y, int64_t n);
 
   /// Online softmax of one row of scores: x = exp(x * scale - m), where m = max(*max, row max).
   /// Updates *max and *sum and returns what earlier results must be multiplied with.
@@ -61,20 +80,18 @@ struct Kernels {
   // global scales are left to the caller.
   void (*dequantize)(float* dst, const void* row, const uint8_t* scales, RowFormat format,
                      int64_t k0, int64_t n);
-  /// Dot products of `m` float rows with one dequantised row.
-  void (*dot_rows)(float* out, const float* w, const float* x, int64_t x_row, int64_t m, int64_t k);
+  /// out[i, j] (+)= x row i . weight row j, for kF32 and kBF16 weights.
+  void (*dot)(const DotTask<float>& task);
+  int64_t dot_tile_rows;  // rows of x that share a pass over the weight
 
-  // bf16 pairs through vdpbf16ps; null where the machine or the build has none.
+  // The same with bf16 pairs through vdpbf16ps; null where the machine or the build has none.
   void (*dequantize_bf16)(uint16_t* dst, const void* row, const uint8_t* scales, RowFormat format,
                           int64_t k0, int64_t n);
-  /// C[m, kPanelColumns] = x rows (bf16, row stride in elements) times a packed panel
-  /// [pairs][kPanelColumns] of bf16 pairs.
-  void (*gemm_bf16)(int64_t m, int64_t pairs, const uint16_t* x, int64_t x_row,
-                    const uint32_t* panel, float* c);
-  /// out[i * out_row + r] of `rows` neighbouring weight rows and `m` <= 8 input rows.
-  void (*gemv_bf16)(float* out, int64_t out_row, const void* weight, int64_t row_bytes,
-                    const uint8_t* scales, int64_t scale_row_bytes, RowFormat format, int64_t rows,
-                    const uint16_t* x, int64_t x_row, int64_t m, int64_t k);
+  /// For kBF16, kE4M3 and kNvfp4 weights. kNvfp4 wants x in the order of `spread_columns`, whose
+  /// rows are a multiple of 128 long.
+  void (*dot_bf16)(const DotTask<uint16_t>& task);
+  void (*spread_columns)(uint16_t* dst, const uint16_t* x, int64_t n);
+  int64_t dot_bf16_tile_rows;
 
   /// One token of the scan of one head: state [head_dim, n_state] = decay * state + (dt x) B,
   /// y = state C + d x.

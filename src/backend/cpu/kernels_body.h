@@ -14,8 +14,10 @@ namespace {  // NOLINT: see simd.h
 // Rows of the register tile: 12 x 2 accumulators of 32 registers, else 6 x 2 of 16.
 #if defined(__AVX512F__)
 constexpr int kTileRows = 12;
+constexpr int kDotTileRows = 6, kDotColumns = 4;
 #else
 constexpr int kTileRows = 6;
+constexpr int kDotTileRows = 4, kDotColumns = 2;
 #endif
 
 // --- Conversions ---
@@ -52,11 +54,13 @@ VIDERE_INLINE uint16_t float_to_half_bits(float value) {
   return (uint16_t)(sign | ((rounded - 0x38000000u) >> 13));
 }
 
-// E4M3 codes of a vector to float: shifting exponent and mantissa into a float gives the value
-// times 2^-120, subnormals included, and a product restores it.
+// E4M3 codes of a vector to float. Exponent and mantissa move into place; subnormals get a leading
+// one that is then subtracted, since products of subnormal floats are slow.
 VIDERE_INLINE VF e4m3_vector(VU code) {
   const VU magnitude = code & 0x7f;
-  const VF value = (VF)(magnitude << 20) * 0x1p120f;
+  const VU small = (VU)(magnitude < 8);
+  const VU bits = (magnitude << 20) + (120u << 23) + (small & (1u << 23));
+  const VF value = (VF)bits - (VF)(small & 0x3c800000u);  // 2^-6
   const VU nan = (VU)(magnitude == 0x7f) & 0x7fc00000u;
   return (VF)((VU)value | nan | ((code & 0x80) << 24));
 }
@@ -68,7 +72,9 @@ VIDERE_INLINE VF load_e4m3(const uint8_t* p) {
 VIDERE_INLINE float e4m3_scalar(uint8_t code) {
   const uint32_t magnitude = code & 0x7f, sign = (uint32_t)(code & 0x80) << 24;
   if (magnitude == 0x7f) return bits_to_float(sign | 0x7fc00000u);
-  return bits_to_float(sign | float_to_bits(bits_to_float(magnitude << 20) * 0x1p120f));
+  const float value =
+      magnitude < 8 ? (float)magnitude * 0x1p-9f : bits_to_float((magnitude << 20) + (120u << 23));
+  return bits_to_float(sign | float_to_bits(value));
 }
 
 // Nearest, ties to even, saturating at 448; NaN gives 0x7f.
@@ -224,7 +230,7 @@ void fma(float* acc, const float* x, const float* y, int64_t n) {
   VIDERE_FOR_ROW(n, put(acc, get(acc) + get(x) * get(y));)
 }
 
-float dot(const float* x, const float* y, int64_t n) {
+float inner(const float* x, const float* y, int64_t n) {
   VF total{};
   VIDERE_FOR_ROW(n, (void)put; total += get(x) * get(y);)
   return sum(total);
@@ -448,34 +454,84 @@ void dequantize(float* dst, const void* row, const uint8_t* scales, RowFormat fo
   }
 }
 
-template <int kRows>
-VIDERE_INLINE void dot_tile(float* out, const float* w, const float* x, int64_t x_row, int64_t k) {
-  constexpr int kWays = kRows == 1 ? 4 : 2;  // independent sums, so that latency does not bound
-  VF acc[kRows][kWays] = {};
-  int64_t i = 0;
-  for (; i + kWays * kLanes <= k; i += kWays * kLanes) {
-#pragma GCC unroll 4
-    for (int way = 0; way < kWays; ++way) {
-      const VF weight = load(w + i + way * kLanes);
-#pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r) {
-        acc[r][way] += weight * load(x + r * x_row + i + way * kLanes);
-      }
+// kM rows of x against kN rows of the weight over at most kDotBytes of x: kM + kN loads for kM * kN
+// products, which the nearest cache feeds.
+template <bool kBf16Weight, int kM, int kN>
+VIDERE_INLINE void dot_tile(const DotTask<float>& task, int64_t i, int64_t j, int64_t k0,
+                            int64_t k) {
+  constexpr int64_t kSize = kBf16Weight ? 2 : 4;
+  const float* x = task.x + i * task.x_row + k0;
+  const char* weight = task.weight + j * task.weight_row + k0 * kSize;
+  VF acc[kM][kN] = {};
+  const auto step = [&](const VF(&w)[kN], auto get, int64_t at) VIDERE_LAMBDA {
+#pragma GCC unroll 8
+    for (int r = 0; r < kM; ++r) {
+      const VF v = get(x + r * task.x_row + at);
+#pragma GCC unroll 8
+      for (int c = 0; c < kN; ++c) acc[r][c] += v * w[c];
     }
+  };
+  int64_t at = 0;
+  for (; at + kLanes <= k; at += kLanes) {
+    VF w[kN];
+#pragma GCC unroll 8
+    for (int c = 0; c < kN; ++c) {
+      const char* p = weight + c * task.weight_row + at * kSize;
+      w[c] = kBf16Weight ? load_bf16(p) : load((const float*)p);
+    }
+    step(w, [](const float* p) VIDERE_LAMBDA { return load(p); }, at);
   }
-  float tails[kRows] = {};
-  for (; i < k; ++i) {
-    for (int r = 0; r < kRows; ++r) tails[r] += w[i] * x[r * x_row + i];
+  if (at < k) {
+    const int64_t rest = k - at;
+    VF w[kN];
+    for (int c = 0; c < kN; ++c) {
+      float values[kLanes] = {};
+      widen(values, weight + c * task.weight_row + at * kSize,
+            kBf16Weight ? DType::kBF16 : DType::kF32, rest);
+      w[c] = load(values);
+    }
+    step(w, [&](const float* p) VIDERE_LAMBDA { return load_part(p, rest); }, at);
   }
-  for (int r = 0; r < kRows; ++r) {
-    VF total = acc[r][0];
-    for (int way = 1; way < kWays; ++way) total += acc[r][way];
-    out[r] = sum(total) + tails[r];
+  const bool accumulate = task.accumulate || k0 > 0;
+#pragma GCC unroll 8
+  for (int r = 0; r < kM; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kN; ++c) {
+      float& out = task.out[(i + r) * task.out_row + j + c];
+      out = accumulate ? out + sum(acc[r][c]) : sum(acc[r][c]);
+    }
   }
 }
 
-void dot_rows(float* out, const float* w, const float* x, int64_t x_row, int64_t m, int64_t k) {
-  for (int64_t r = 0; r < m; ++r) dot_tile<1>(out + r, w, x + r * x_row, x_row, k);
+template <bool kBf16Weight, int kM, int kN>
+void dot_columns(const DotTask<float>& task, int64_t j) {
+  constexpr int64_t kPart = kDotBytes / 4;
+  for (int64_t k0 = 0; k0 < task.k; k0 += kPart) {
+    const int64_t k = task.k - k0 < kPart ? task.k - k0 : kPart;
+    int64_t i = 0;
+    for (; i + kM <= task.m; i += kM) dot_tile<kBf16Weight, kM, kN>(task, i, j, k0, k);
+    for (; i < task.m; ++i) dot_tile<kBf16Weight, 1, kN>(task, i, j, k0, k);
+  }
+}
+
+template <bool kBf16Weight>
+void dot_format(const DotTask<float>& task) {
+  int64_t j = 0;
+  if (task.m == 1) {
+    for (; j + 4 <= task.n; j += 4) dot_columns<kBf16Weight, 1, 4>(task, j);
+  }
+  for (; j + kDotColumns <= task.n; j += kDotColumns) {
+    dot_columns<kBf16Weight, kDotTileRows, kDotColumns>(task, j);
+  }
+  for (; j < task.n; ++j) dot_columns<kBf16Weight, kDotTileRows, 1>(task, j);
+}
+
+void dot(const DotTask<float>& task) {
+  if (task.format == RowFormat::kBF16) {
+    dot_format<true>(task);
+  } else {
+    dot_format<false>(task);
+  }
 }
 
 // --- Scan ---
@@ -528,7 +584,7 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.gelu = gelu;
   kernels.silu = silu;
   kernels.fma = fma;
-  kernels.dot = dot;
+  kernels.inner = inner;
   kernels.softmax_block = softmax_block;
   kernels.exp_sum = exp_sum;
   kernels.argmax = argmax;
@@ -537,7 +593,8 @@ constexpr Kernels make_kernels(const char* isa) {
   kernels.gemm = gemm;
   kernels.transpose = transpose;
   kernels.dequantize = dequantize;
-  kernels.dot_rows = dot_rows;
+  kernels.dot = dot;
+  kernels.dot_tile_rows = kDotTileRows;
   kernels.ssm_token = ssm_token;
   kernels.ssm_decay = ssm_decay;
   return kernels;

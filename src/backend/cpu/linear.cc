@@ -1,7 +1,7 @@
-// Linear: out = x W^T + bias from weights as they lie in the file. Few rows read each weight row
-// once and dot it with all inputs; more rows dequantise and interleave 32 weight rows into a panel
-// that stays in the second-level cache while every input row passes. No unpacked copy outlives a
-// panel. Pointers may have any alignment.
+// Linear: out = x W^T + bias from weights as they lie in the file: dot products of rows, which are
+// dense in both. A few rows of x read the weight once, straight from the file; more rows dequantise
+// a part of 32 weight rows, which stays in the second-level cache while every row of x passes. No
+// unpacked copy outlives such a part. Pointers may have any alignment.
 #include <algorithm>
 #include <cstring>
 
@@ -10,13 +10,12 @@
 namespace videre::cpu {
 namespace {
 
-// Up to here dot products beat packing a panel (measured on Sapphire Rapids, N = K = 5120).
-constexpr int64_t kDotRows = 8;
-// Input rows that pass one panel: their outputs and inputs stay near.
-constexpr int64_t kBlockRows = 512;
-// Elements of one row that a panel's packing holds at a time: 32 rows of them fit the first-level
-// cache.
-constexpr int64_t kPackColumns = 256;
+// Weight rows of a task.
+constexpr int64_t kColumns = 128;
+// Up to here the weight is read as stored, again for each tile of rows.
+constexpr int64_t kDirectRows = 12;
+// Rows of x that pass one dequantised part: their sums stay near.
+constexpr int64_t kBlockRows = 768;
 
 // A weight's rows as raw bytes.
 struct WeightRows {
@@ -84,127 +83,119 @@ struct Epilogue {
 }  // namespace
 
 void CpuBackend::do_linear(View out, const Operand& operand, const Weight& weight) {
-  const ConstView x = operand.data;
+  const WeightRows rows = rows_of(weight);
+  if (kernels_.dot_bf16 != nullptr && operand.data.dtype() == DType::kBF16 && rows.exact_in_bf16) {
+    run_linear<uint16_t>(out, operand.data, weight);
+  } else {
+    run_linear<float>(out, operand.data, weight);
+  }
+}
+
+// T is what products read: float, or the bits of bf16.
+template <typename T>
+void CpuBackend::run_linear(View out, ConstView x, const Weight& weight) {
+  constexpr bool kBf16 = std::is_same_v<T, uint16_t>;
+  constexpr int64_t kPart = kDotBytes / static_cast<int64_t>(sizeof(T));
   const int64_t m = x.dim(0), k = x.dim(1), n = weight.num_rows();
-  if (m == 0 || n == 0) return;
   const WeightRows rows = rows_of(weight);
   const Epilogue epilogue{weight};
-  const bool bf16 =
-      kernels_.gemm_bf16 != nullptr && x.dtype() == DType::kBF16 && rows.exact_in_bf16;
-  const int64_t element = bf16 ? 2 : 4;
-  // Pairs of bf16 need an even row; a row of its own otherwise, with a zero behind.
-  const int64_t k_even = k + (k & 1);
-  const bool in_place = x.dtype() == (bf16 ? DType::kBF16 : DType::kF32) && (!bf16 || k == k_even);
+  const bool readable = kBf16 || rows.format == RowFormat::kBF16 || rows.format == RowFormat::kF32;
+  const bool direct = m <= kDirectRows && readable;
+  const int64_t tile = kBf16 ? kernels_.dot_bf16_tile_rows : kernels_.dot_tile_rows;
+  const int64_t num_blocks = (m + kBlockRows - 1) / kBlockRows;
+  const int64_t block_rows = (m + num_blocks - 1) / num_blocks;
 
-  const auto finish = [&](const float* sums, int64_t sums_row, int64_t first_row, int64_t num_rows,
-                          int64_t first_column, int64_t count, const float* scales,
-                          const float* biases) {
-    for (int64_t i = 0; i < num_rows; ++i) {
-      float line[kPanelColumns];
-      for (int64_t j = 0; j < count; ++j) {
-        line[j] = sums[i * sums_row + j] * scales[j] + biases[j];
-      }
-      char* to =
-          row_at(out, first_row + i) + first_column * static_cast<int64_t>(dtype_size(out.dtype()));
-      kernels_.narrow(to, line, out.dtype(), count);
-    }
-  };
-
-  for (int64_t m0 = 0; m0 < m; m0 += kBlockRows) {
-    const int64_t mb = std::min(kBlockRows, m - m0);
-    const char* input = row_at(x, m0);
-    int64_t input_row = x.stride(0);
-    if (!in_place) {
-      input_row = bf16 ? k_even : pad_up(k);
-      char* copy = reinterpret_cast<char*>(scratch(shared(), (mb * input_row * element + 3) / 4));
+  for (int64_t m0 = 0; m0 < m; m0 += block_rows) {
+    const int64_t mb = std::min(block_rows, m - m0);
+    DotTask<T> shared_task{};
+    shared_task.out_row = kColumns;
+    shared_task.x = reinterpret_cast<const T*>(row_at(x, m0));
+    shared_task.x_row = x.stride(0);
+    const bool spread = direct && kBf16 && rows.format == RowFormat::kNvfp4;
+    if (spread || (!kBf16 && x.dtype() != DType::kF32)) {
+      constexpr int64_t kRowMultiple = 128;
+      const int64_t row = (k + kRowMultiple - 1) / kRowMultiple * kRowMultiple;
+      T* copy = reinterpret_cast<T*>(scratch(shared(), mb * row));
       pool_.parallel_for(mb, row_grain(k), [&](int64_t begin, int64_t end, int) {
         for (int64_t i = begin; i < end; ++i) {
-          char* to = copy + i * input_row * element;
-          if (bf16) {
-            std::memcpy(to, row_at(x, m0 + i), k * 2);
-            std::memset(to + k * 2, 0, (k_even - k) * 2);
+          if constexpr (kBf16) {
+            kernels_.spread_columns(copy + i * row, shared_task.x + i * shared_task.x_row, k);
           } else {
-            kernels_.widen(reinterpret_cast<float*>(to), row_at(x, m0 + i), x.dtype(), k);
+            kernels_.widen(copy + i * row, row_at(x, m0 + i), x.dtype(), k);
           }
         }
       });
-      input = copy;
+      shared_task.x = copy;
+      shared_task.x_row = row;
     }
-    const int64_t num_panels = (n + kPanelColumns - 1) / kPanelColumns;
-
-    if (m <= kDotRows) {
-      pool_.parallel_for(num_panels, 2, [&](int64_t begin, int64_t end, int worker) {
-        float* sums = scratch(worker, kDotRows * kPanelColumns + pad_up(k));
-        float* row = sums + kDotRows * kPanelColumns;
-        for (int64_t panel = begin; panel < end; ++panel) {
-          const int64_t n0 = panel * kPanelColumns, count = std::min(kPanelColumns, n - n0);
-          float scales[kPanelColumns], biases[kPanelColumns];
-          for (int64_t j = 0; j < count; ++j) {
-            scales[j] = epilogue.scale(n0 + j);
-            biases[j] = epilogue.bias(n0 + j);
-          }
-          if (bf16) {
-            kernels_.gemv_bf16(sums, kPanelColumns, rows.row(n0), rows.row_bytes,
-                               rows.scales_of(n0), rows.scale_row_bytes, rows.format, count,
-                               reinterpret_cast<const uint16_t*>(input), input_row, mb, k);
-          } else {
-            for (int64_t j = 0; j < count; ++j) {
-              float dots[kDotRows];
-              kernels_.dequantize(row, rows.row(n0 + j), rows.scales_of(n0 + j), rows.format, 0, k);
-              kernels_.dot_rows(dots, row, reinterpret_cast<const float*>(input), input_row, mb, k);
-              for (int64_t i = 0; i < mb; ++i) sums[i * kPanelColumns + j] = dots[i];
-            }
-          }
-          finish(sums, kPanelColumns, m0, mb, n0, count, scales, biases);
-        }
-      });
-      continue;
-    }
-
-    // One panel: [k or pairs][32] of 32-bit elements.
-    const int64_t depth = bf16 ? k_even / 2 : k;
-    pool_.parallel_for(num_panels, 1, [&](int64_t begin, int64_t end, int worker) {
-      const int64_t panel_floats = depth * kPanelColumns, sums_floats = mb * kPanelColumns;
-      const int64_t pack_row = kPackColumns;
-      float* panel = scratch(worker, panel_floats + sums_floats + kPanelColumns * pack_row);
-      float* sums = panel + panel_floats;
-      float* pack = sums + sums_floats;
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t n0 = p * kPanelColumns, count = std::min(kPanelColumns, n - n0);
-        float scales[kPanelColumns], biases[kPanelColumns];
-        for (int64_t j = 0; j < count; ++j) {
-          scales[j] = epilogue.scale(n0 + j);
-          biases[j] = epilogue.bias(n0 + j);
-        }
-        // Rows past n stay zero: their sums are computed and dropped.
-        if (count < kPanelColumns) std::memset(pack, 0, kPanelColumns * pack_row * 4);
-        for (int64_t k0 = 0; k0 < k; k0 += kPackColumns) {
-          const int64_t width = std::min(kPackColumns, k - k0);
-          for (int64_t j = 0; j < count; ++j) {
-            if (bf16) {
-              uint16_t* to = reinterpret_cast<uint16_t*>(pack + j * pack_row);
-              kernels_.dequantize_bf16(to, rows.row(n0 + j), rows.scales_of(n0 + j), rows.format,
-                                       k0, width);
-              if (width & 1) to[width] = 0;
-            } else {
-              kernels_.dequantize(pack + j * pack_row, rows.row(n0 + j), rows.scales_of(n0 + j),
-                                  rows.format, k0, width);
-            }
-          }
-          const int64_t d0 = bf16 ? k0 / 2 : k0, columns = bf16 ? (width + 1) / 2 : width;
-          kernels_.transpose(panel + d0 * kPanelColumns, kPanelColumns, pack, pack_row,
-                             kPanelColumns, columns);
-        }
-        if (bf16) {
-          kernels_.gemm_bf16(mb, depth, reinterpret_cast<const uint16_t*>(input), input_row,
-                             reinterpret_cast<const uint32_t*>(panel), sums);
-        } else {
-          kernels_.gemm(mb, kPanelColumns, depth, reinterpret_cast<const float*>(input), input_row,
-                        1, panel, kPanelColumns, sums, kPanelColumns, false);
-        }
-        finish(sums, kPanelColumns, m0, mb, n0, count, scales, biases);
+    const auto dot = [&](const DotTask<T>& task) {
+      if constexpr (kBf16) {
+        kernels_.dot_bf16(task);
+      } else {
+        kernels_.dot(task);
       }
-    });
+    };
+
+    pool_.parallel_for(
+        (n + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end, int worker) {
+          float* sums = scratch(worker, mb * kColumns + kColumns * (kDotBytes + 64) / 4);
+          T* part = reinterpret_cast<T*>(sums + mb * kColumns);
+          for (int64_t group = begin; group < end; ++group) {
+            const int64_t n0 = group * kColumns, count = std::min(kColumns, n - n0);
+            DotTask<T> task = shared_task;
+            task.out = sums;
+            task.n = count;
+            if (direct) {
+              task.m = mb;
+              task.weight = rows.row(n0);
+              task.weight_row = rows.row_bytes;
+              task.scales = rows.scales_of(n0);
+              task.scales_row = rows.scale_row_bytes;
+              task.format = rows.format;
+              task.streamed = true;
+              task.k = k;
+              dot(task);
+            } else {
+              task.weight = reinterpret_cast<const char*>(part);
+              task.weight_row = kDotBytes + 64;
+              task.format = kBf16 ? RowFormat::kBF16 : RowFormat::kF32;
+              for (int64_t k0 = 0; k0 < k; k0 += kPart) {
+                task.k = std::min(kPart, k - k0);
+                task.accumulate = k0 > 0;
+                for (int64_t j = 0; j < count; ++j) {
+                  if constexpr (kBf16) {
+                    kernels_.dequantize_bf16(part + j * (kPart + 64 / (int64_t)sizeof(T)),
+                                             rows.row(n0 + j), rows.scales_of(n0 + j), rows.format,
+                                             k0, task.k);
+                  } else {
+                    kernels_.dequantize(part + j * (kPart + 64 / (int64_t)sizeof(T)),
+                                        rows.row(n0 + j), rows.scales_of(n0 + j), rows.format, k0,
+                                        task.k);
+                  }
+                }
+                for (int64_t i = 0; i < mb; i += tile) {
+                  task.m = std::min(tile, mb - i);
+                  task.x = shared_task.x + i * shared_task.x_row + k0;
+                  task.out = sums + i * kColumns;
+                  dot(task);
+                }
+              }
+            }
+            float scales[kColumns], biases[kColumns];
+            for (int64_t j = 0; j < count; ++j) {
+              scales[j] = epilogue.scale(n0 + j);
+              biases[j] = epilogue.bias(n0 + j);
+            }
+            for (int64_t i = 0; i < mb; ++i) {
+              float line[kColumns];
+              for (int64_t j = 0; j < count; ++j) {
+                line[j] = sums[i * kColumns + j] * scales[j] + biases[j];
+              }
+              char* to = row_at(out, m0 + i) + n0 * static_cast<int64_t>(dtype_size(out.dtype()));
+              kernels_.narrow(to, line, out.dtype(), count);
+            }
+          }
+        });
   }
 }
 

@@ -49,13 +49,22 @@ VIDERE_INLINE void store_part(float* p, VF v, int64_t n) {
 }
 
 // Sums by halves: the same tree at every call, so that a row's bits never depend on its neighbours.
+typedef float V4 __attribute__((vector_size(16)));
 VIDERE_INLINE float sum(VF v) {
-  float buffer[kLanes];
-  store(buffer, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) buffer[i] += buffer[i + width];
-  }
-  return buffer[0];
+#if defined(__AVX512F__)
+  typedef float V8 __attribute__((vector_size(32)));
+  const V8 eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const V4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) +
+                  __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+#elif defined(__AVX2__)
+  const V4 four =
+      __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#else
+  const V4 four = v;
+#endif
+  const V4 two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
+  return two[0] + two[1];
 }
 VIDERE_INLINE float max_of(VF v) {
   float buffer[kLanes];

@@ -111,12 +111,12 @@ void CpuBackend::do_frame_dissimilarity(View out, ConstView rows, ConstView prev
           kernels_.widen(before, row_at(previous, row), previous.dtype(), width);
         }
         constexpr float kSmallestNorm = 1e-8f;
-        float norm_a = std::sqrt(kernels_.dot(now, now, width));
-        float norm_b = std::sqrt(kernels_.dot(before, before, width));
+        float norm_a = std::sqrt(kernels_.inner(now, now, width));
+        float norm_b = std::sqrt(kernels_.inner(before, before, width));
         if (arithmetic == EvsArithmetic::kFloat32) {
           norm_a = std::max(norm_a, kSmallestNorm);
           norm_b = std::max(norm_b, kSmallestNorm);
-          result = 1.0f - kernels_.dot(now, before, width) / (norm_a * norm_b);
+          result = 1.0f - kernels_.inner(now, before, width) / (norm_a * norm_b);
         } else {
           const auto round = [](float v) { return to_float(to_bf16(v)); };
           norm_a = std::max(round(norm_a), kSmallestNorm);

@@ -1,0 +1,196 @@
+// Linear in every weight format against sums in double, on every instruction set.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+
+#include "backend/testing.h"
+
+namespace videre::testing {
+namespace {
+
+enum class Stored { kF32, kBF16, kF16, kFp8, kFp8Rows, kNvfp4 };
+constexpr const char* kNames[] = {"f32", "bf16", "f16", "fp8", "fp8_rows", "nvfp4"};
+
+// A weight as a file would hold it, at an odd address, and its values.
+struct StoredWeight {
+  std::vector<uint8_t> bytes, scale_bytes;
+  std::vector<double> values;  // [n, k]
+  Tensor bias;
+  Weight weight;
+
+  StoredWeight(Stored stored, int64_t n, int64_t k, bool with_bias, uint32_t seed) {
+    std::mt19937 generator(seed);
+    std::uniform_int_distribution<int> any(0, 255);
+    const std::vector<float> random = random_values(n * k, seed, 0.5f);
+    values.resize(n * k);
+    const auto put = [](std::vector<uint8_t>& to, const void* from, size_t size) {
+      const auto* p = static_cast<const uint8_t*>(from);
+      to.insert(to.end(), p, p + size);
+    };
+    bytes.push_back(0);
+    scale_bytes.push_back(0);
+    DType dtype = DType::kF32;
+    Shape scale_shape{1};
+    if (stored == Stored::kNvfp4) {
+      weight.format = WeightFormat::kNvfp4;
+      weight.global_scale = 0.03125f * 1.1f;
+      dtype = DType::kU8;
+      for (int64_t i = 0; i < n * k / 2; ++i) bytes.push_back(static_cast<uint8_t>(any(generator)));
+      scale_shape = Shape{n, k / 16};
+      for (int64_t i = 0; i < n * k / 16; ++i) {
+        // All finite codes of positive sign, subnormals among them.
+        scale_bytes.push_back(static_cast<uint8_t>(any(generator) % 0x7f));
+      }
+      for (int64_t i = 0; i < n * k; ++i) {
+        const uint8_t pair = bytes[1 + i / 2];
+        const float code = e2m1_to_float(i % 2 ? pair >> 4 : pair & 15);
+        values[i] = double{code} * e4m3_to_float(scale_bytes[1 + i / 16]) * weight.global_scale;
+      }
+    } else if (stored == Stored::kFp8 || stored == Stored::kFp8Rows) {
+      weight.format = WeightFormat::kFp8;
+      dtype = DType::kF8E4M3;
+      const int64_t count = stored == Stored::kFp8 ? 1 : n;
+      scale_shape = Shape{count};
+      std::vector<float> scales(count);
+      for (int64_t i = 0; i < count; ++i) scales[i] = 0.01f + 0.002f * static_cast<float>(i % 7);
+      put(scale_bytes, scales.data(), 4 * count);
+      for (int64_t i = 0; i < n * k; ++i) {
+        uint8_t code = static_cast<uint8_t>(any(generator));
+        if ((code & 0x7f) == 0x7f) code ^= 1;  // no NaN
+        bytes.push_back(code);
+        values[i] = double{e4m3_to_float(code)} * scales[count == 1 ? 0 : i / k];
+      }
+    } else {
+      dtype = stored == Stored::kF32    ? DType::kF32
+              : stored == Stored::kBF16 ? DType::kBF16
+                                        : DType::kF16;
+      const Tensor rounded = make_tensor(dtype, Shape{n, k}, random);
+      put(bytes, rounded.view().raw(), rounded.size_bytes());
+      const std::vector<float> as_floats = values_of(rounded);
+      values.assign(as_floats.begin(), as_floats.end());
+    }
+    weight.data =
+        ConstView(bytes.data() + 1, dtype, Shape{n, stored == Stored::kNvfp4 ? k / 2 : k});
+    if (weight.format != WeightFormat::kPlain) {
+      weight.scales =
+          ConstView(scale_bytes.data() + 1, stored == Stored::kNvfp4 ? DType::kF8E4M3 : DType::kF32,
+                    scale_shape);
+    }
+    if (with_bias) {
+      bias = random_tensor(seed % 2 ? DType::kBF16 : DType::kF32, Shape{n}, seed + 1, 2.0f);
+      weight.bias = bias;
+    }
+  }
+};
+
+struct Param {
+  std::string isa;
+  DType dtype;
+  Stored stored;
+};
+
+class Linear : public ::testing::TestWithParam<Param> {
+ protected:
+  void check(int64_t m, int64_t n, int64_t k, bool bias, DType out_dtype, int num_threads = 2) {
+    const auto& [isa, dtype, stored] = GetParam();
+    SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
+    const auto be = make_cpu_backend({.num_threads = num_threads, .isa = isa});
+    const StoredWeight w(stored, n, k, bias, static_cast<uint32_t>(m * 31 + n * 7 + k));
+    const Island x(dtype, Shape{m, k}, random_values(m * k, static_cast<uint32_t>(m + n + k)));
+    const Island out(out_dtype, Shape{m, n});
+    be->linear(out, {x.view()}, w.weight);
+    const std::vector<float> in = x.values(), got = out.values();
+    const std::vector<float> biases = bias ? values_of(w.bias) : std::vector<float>(n, 0.0f);
+    for (int64_t i = 0; i < m; ++i) {
+      for (int64_t j = 0; j < n; ++j) {
+        double sum = 0, magnitude = 0;
+        for (int64_t c = 0; c < k; ++c) {
+          const double product = in[i * k + c] * w.values[j * k + c];
+          sum += product;
+          magnitude += std::abs(product);
+        }
+        sum += biases[j];
+        magnitude += std::abs(biases[j]);
+        const double rounding = out_dtype == DType::kBF16 ? 0x1p-8 * std::abs(sum) : 0;
+        ASSERT_LE(std::abs(got[i * n + j] - sum), 1e-6 * magnitude + rounding)
+            << "row " << i << ", column " << j << ": " << got[i * n + j] << " for " << sum;
+      }
+    }
+    EXPECT_TRUE(out.untouched_around());
+  }
+};
+
+TEST_P(Linear, OddSizes) {
+  const bool blocks = GetParam().stored == Stored::kNvfp4;
+  const auto fit = [&](int64_t k) { return blocks ? (k + 15) / 16 * 16 : k; };
+  for (const int64_t m : {1, 2, 3, 4, 5, 7, 8, 9, 11, 12, 13, 24, 25}) {
+    check(m, 33, fit(70), m % 2 == 0, GetParam().dtype);
+  }
+  for (const int64_t n : {1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 64, 67}) {
+    check(1, n, fit(40), n % 2 == 0, DType::kF32);
+    check(14, n, fit(40), n % 2 == 1, DType::kF32);
+  }
+  for (const int64_t k :
+       {1, 2, 3, 15, 16, 17, 31, 32, 33, 47, 48, 63, 64, 65, 255, 256, 257, 272, 511, 513, 1040}) {
+    check(1, 6, fit(k), false, GetParam().dtype);
+    check(6, 35, fit(k), true, GetParam().dtype);
+    check(19, 35, fit(k), false, GetParam().dtype);
+  }
+}
+
+TEST_P(Linear, PastBlockEdges) {
+  check(1, 261, 4144, true, DType::kF32);
+  check(17, 40, 4144, false, DType::kF32);
+  check(530, 37, 64, true, GetParam().dtype);
+  check(530, 37, 64, true, GetParam().dtype, 1);
+}
+
+TEST_P(Linear, Empty) {
+  const auto be = make_cpu_backend({.isa = GetParam().isa});
+  const StoredWeight w(GetParam().stored, 5, 32, true, 1);
+  const Island x(GetParam().dtype, Shape{0, 32}), out(GetParam().dtype, Shape{0, 5});
+  be->linear(out, {x.view()}, w.weight);
+  EXPECT_TRUE(out.untouched_around());
+}
+
+// A row's bits are the same alone and among others, so that batching never changes an answer.
+TEST_P(Linear, RowsDoNotDependOnTheirNumber) {
+  const auto& [isa, dtype, stored] = GetParam();
+  const auto be = make_cpu_backend({.num_threads = 2, .isa = isa});
+  for (const int64_t k : {48, 320, 5136}) {
+    const StoredWeight w(stored, 45, k, true, 3);
+    const Tensor x = random_tensor(dtype, Shape{40, k}, 4);
+    const Tensor all = be->allocate(DType::kF32, Shape{40, 45});
+    be->linear(all, {x}, w.weight);
+    for (const int64_t m : {1, 2, 3, 4, 5, 6, 8, 9, 13, 29}) {
+      // Few rows apply a block's scale to sums of codes, more rows to the codes.
+      if (isa == "avx512_bf16" && dtype == DType::kBF16 && stored == Stored::kNvfp4 && m <= 12) {
+        continue;
+      }
+      const Tensor part = be->allocate(DType::kF32, Shape{m, 45});
+      be->linear(part, {x.view().rows(7, 7 + m)}, w.weight);
+      EXPECT_EQ(values_of(part), values_of(all.view().rows(7, 7 + m))) << m << " rows of " << k;
+    }
+  }
+}
+
+std::vector<Param> params() {
+  std::vector<Param> all;
+  for (const std::string& isa : isas()) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const Stored stored : {Stored::kF32, Stored::kBF16, Stored::kF16, Stored::kFp8,
+                                  Stored::kFp8Rows, Stored::kNvfp4}) {
+        all.push_back({isa, dtype, stored});
+      }
+    }
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(All, Linear, ::testing::ValuesIn(params()), [](const auto& info) {
+  return info.param.isa + "_" + (info.param.dtype == DType::kF32 ? "float32" : "bfloat16") + "_" +
+         kNames[static_cast<int>(info.param.stored)];
+});
+
+}  // namespace
+}  // namespace videre::testing
