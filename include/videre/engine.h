@@ -197,6 +197,10 @@ class Engine {
   virtual void shutdown(std::chrono::milliseconds timeout) = 0;
 };
 
+/// Reads a request to its end: one entry a choice, with its whole text, tokens and
+/// log-probabilities. Blocks; nothing else may read meanwhile.
+Result<std::vector<OutputDelta>> read_all(Generation& generation);
+
 /// "0.1.0"
 const char* version();
 

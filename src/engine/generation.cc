@@ -1,6 +1,7 @@
 #include "engine/generation.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "text/detokenizer.h"
 
@@ -130,6 +131,28 @@ class EngineGeneration final : public Generation {
 };
 
 }  // namespace
+
+Result<std::vector<OutputDelta>> read_all(Generation& generation) {
+  std::vector<OutputDelta> choices;
+  const auto append = [](auto& to, auto& from) {
+    to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+  };
+  while (!generation.done()) {
+    VIDERE_ASSIGN_OR_RETURN(auto deltas, generation.read(std::chrono::seconds(1)));
+    for (OutputDelta& delta : deltas) {
+      const auto index = static_cast<size_t>(delta.index);
+      while (choices.size() <= index)
+        choices.emplace_back().index = static_cast<int>(choices.size() - 1);
+      OutputDelta& choice = choices[index];
+      choice.text += delta.text;
+      append(choice.token_ids, delta.token_ids);
+      append(choice.logprobs, delta.logprobs);
+      choice.finish_reason = delta.finish_reason;
+      choice.stop_reason = std::move(delta.stop_reason);
+    }
+  }
+  return choices;
+}
 
 std::shared_ptr<Generation> make_generation(std::shared_ptr<RequestState> state,
                                             std::shared_ptr<const Tokenizer> tokenizer) {
