@@ -154,10 +154,13 @@ void show_wrong(const Evaluation& result, int64_t most) {
   }
 }
 
-Status write_answers(const Evaluation& result, const std::string& path) {
-  std::ofstream out(path);
+// A line an answer, behind those of earlier variants.
+Status write_answers(const Evaluation& result, const std::string& variant, const std::string& path,
+                     bool first) {
+  std::ofstream out(path, first ? std::ios::trunc : std::ios::app);
   for (const EvaluationAnswer& answer : result.answers) {
     json::object line;
+    line["variant"] = variant;
     line["task"] = answer.sample->task;
     line["where"] = answer.sample->where;
     line["right"] = answer.right;
@@ -237,6 +240,9 @@ Result<Evaluation> Bench::measure(const std::string& name, const EngineOptions& 
       },
       &stopped);
   progress_.clear();
+  if (result.ok() && !flags_.answers.empty()) {
+    VIDERE_RETURN_IF_ERROR(write_answers(*result, name, flags_.answers, base_.answers.empty()));
+  }
   return result;
 }
 
@@ -347,7 +353,6 @@ Result<bool> Bench::run() {
     }
     std::fflush(stdout);
   }
-  if (!flags_.answers.empty()) VIDERE_RETURN_IF_ERROR(write_answers(base_, flags_.answers));
   json::object variants;
   for (const std::string& name : variants_) {
     VIDERE_ASSIGN_OR_RETURN(variants[name], measure_variant(name));
@@ -395,7 +400,8 @@ int accuracy_command(const std::vector<std::string>& arguments) {
   app.add_option("--show", flags.show, "wrong answers to print, a task each")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->group(group);
-  app.add_option("--answers", flags.answers, "writes every answer to this .jsonl file")
+  app.add_option("--answers", flags.answers,
+                 "writes every answer, variants' too, to this .jsonl file")
       ->group(group);
   app.add_flag("--json", flags.json, "one JSON object instead of tables")->group(group);
   flags.engine.engine.allowed_local_media_path = "/";

@@ -19,7 +19,7 @@ struct Command {
 constexpr Command kCommands[] = {
     {"serve", serve_command, "[MODEL] [flags]", "answer the OpenAI protocol over HTTP"},
     {"run", run_command, "[flags] \"question\"", "ask about pictures and clips right here"},
-    {"inspect", inspect_command, "MODEL [flags]", "config, tensors, precision and memory plan"},
+    {"inspect", inspect_command, "[MODEL] [flags]", "config, tensors, precision and memory plan"},
     {"inspect tokens", nullptr, "MODEL --request R.json",
      "the exact prompt that a request becomes"},
     {"inspect dump", nullptr, "MODEL --observe REGEX --out DIR",
@@ -27,8 +27,8 @@ constexpr Command kCommands[] = {
     {"quantize", quantize_command, "SRC DST --format F", "a checkpoint to FP8 or NVFP4"},
     {"export", export_command, "DST", "the built-in model as a folder"},
     {"bench", bench_command, "accuracy [MODEL] [flags]", "answers that are right, task by task"},
-    {"tokenize", tokenize_command, "MODEL", "text on stdin to token ids"},
-    {"detokenize", detokenize_command, "MODEL", "token ids on stdin to text"},
+    {"tokenize", tokenize_command, "[MODEL]", "text on stdin to token ids"},
+    {"detokenize", detokenize_command, "[MODEL]", "token ids on stdin to text"},
 };
 
 void print_help() {
@@ -43,9 +43,11 @@ void print_help() {
   fmt::print(
       "\n  videre COMMAND --help lists a command's flags; videre --version prints the version.\n"
       "\nFor example:\n"
-      "  videre run --model MODEL --image receipt.png \"What is the total?\"\n"
+      "  videre run --image receipt.png \"What is the total?\"\n"
       "  videre serve MODEL --port 8000 --allowed-local-media-path /data\n"
-      "\nMODEL is a checkpoint's folder, or org/name in the Hugging Face hub cache.\n");
+      "\nMODEL is a checkpoint's folder, or org/name in the Hugging Face hub cache; without one, "
+      "the "
+      "model in this\nbinary answers.\n");
 }
 
 }  // namespace

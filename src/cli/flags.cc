@@ -176,11 +176,13 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
   const bool positional = model == ModelArgument::kPositional;
   if (positional) {
     app.add_option("MODEL", flags.model_positional,
-                   "folder of a checkpoint, or org/name in the hub cache");
+                   "folder of a checkpoint, or org/name in the hub cache; built-in when not given");
   }
-  app.add_option("--model", flags.model_flag,
-                 positional ? "the same as a flag; MODEL wins"
-                            : "folder of a checkpoint, or org/name in the hub cache")
+  app.add_option(
+         "--model", flags.model_flag,
+         positional
+             ? "the same as a flag; MODEL wins"
+             : "folder of a checkpoint, or org/name in the hub cache; built-in when not given")
       ->group(group);
   app.add_option("--revision", engine.revision, "branch or commit in the hub cache")->group(group);
   app.add_option("--download-dir", engine.download_dir, "folder of the hub cache")->group(group);
