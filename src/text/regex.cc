@@ -30,6 +30,8 @@ constexpr const char* kNotSpace =
     "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}"
     "\\x{3001}-\\x{10ffff}";
 constexpr const char* kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
+// Oniguruma's \w outside a class looks Latin-1 up in a table that counts these as well.
+constexpr const char* kMoreWord = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 
 constexpr std::array kCategories = {"any", "c",  "cc", "cf", "cn", "co", "cs", "l",  "ll", "lm",
                                     "lo",  "lt", "lu", "m",  "mc", "me", "mn", "n",  "nd", "nl",
@@ -249,10 +251,10 @@ class Translator {
       case 'D':
         return emit("\\P{Nd}");
       case 'w':
-        return set(kWord);
+        return set(in_class ? kWord : std::string(kWord) + kMoreWord);
       case 'W':
         if (in_class) return refuse("\\W inside a class");
-        return emit(fmt::format("[^{}]", kWord));
+        return emit(fmt::format("[^{}{}]", kWord, kMoreWord));
       case 'n':
         return emit("\\x{a}");
       case 'r':
