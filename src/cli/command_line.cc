@@ -1,6 +1,9 @@
 // `videre COMMAND ...`: finds the command and hands it the rest of the line.
 #include <fmt/format.h>
 
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <filesystem>
 
 #include "cli/commands.h"
@@ -50,6 +53,12 @@ void print_help() {
       "model in this\nbinary answers.\n");
 }
 
+// A full disk must not look like success.
+int lost_output() {
+  fmt::print(stderr, "videre: error: stdout cannot be written: {}\n", std::strerror(errno));
+  return 1;
+}
+
 }  // namespace
 
 int run_command_line(std::vector<std::string> words) {
@@ -68,7 +77,10 @@ int run_command_line(std::vector<std::string> words) {
   std::vector<std::string> names;
   for (const Command& command : kCommands) {
     if (!command.run) continue;
-    if (words[1] == command.name) return command.run({words.begin() + 2, words.end()});
+    if (words[1] == command.name) {
+      const int code = command.run({words.begin() + 2, words.end()});
+      return std::fflush(stdout) == 0 || code != 0 ? code : lost_output();
+    }
     names.push_back(command.name);
   }
   const std::string near = nearest_name(words[1], names);

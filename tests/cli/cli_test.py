@@ -128,6 +128,14 @@ class Help(Case):
                      says='did you mean --observe?')
 
 
+    def test_full_disk_is_no_success(self):
+        with open('/dev/full', 'wb') as full:
+            done = subprocess.run([BINARY, 'tokenize', str(CHECKPOINT)], input=b'Hi', stdout=full,
+                                  stderr=subprocess.PIPE, env=environment())
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(b'stdout cannot be written', done.stderr)
+
+
 class Tokenize(Case):
     def test_reference_texts(self):
         cases = GOLDEN['tokenizer']
