@@ -388,7 +388,7 @@ Result<Value> groupby(Interpreter& in, const Value& value, Arguments& arguments)
   for (size_t begin = 0; begin < keyed.size();) {
     size_t end = begin;
     std::vector<Value> group;
-    for (; end < keyed.size() && equal(keyed[end].key, keyed[begin].key); ++end)
+    for (; end < keyed.size() && in.equal(keyed[end].key, keyed[begin].key); ++end)
       group.push_back(keyed[end].item.as_list()->items[1]);
     out.push_back(in.list({keyed[begin].item.as_list()->items[0], in.list(std::move(group))},
                           List::Flavor::kTuple));
@@ -523,8 +523,7 @@ Result<Value> map(Interpreter& in, const Value& value, Arguments& arguments) {
   arguments.positional.erase(arguments.positional.begin());
   for (const Value& item : items) {
     Arguments again = arguments;
-    VIDERE_RETURN_IF_ERROR(in.charge(64));
-    VIDERE_ASSIGN_OR_RETURN(Value mapped, filter(in, item, again));
+    VIDERE_ASSIGN_OR_RETURN(Value mapped, in.apply(filter, item, again));
     out.push_back(std::move(mapped));
   }
   return in.list(std::move(out), List::Flavor::kIterator);

@@ -212,12 +212,12 @@ Result<Value> cycle(Loop& loop, Interpreter&, Arguments& arguments) {
   return arguments.positional[loop.index % arguments.positional.size()];
 }
 
-Result<Value> changed(Loop& loop, Interpreter&, Arguments& arguments) {
+Result<Value> changed(Loop& loop, Interpreter& in, Arguments& arguments) {
   const auto& given = arguments.positional;
   const bool same =
       loop.has_changed &&
       std::equal(given.begin(), given.end(), loop.last_changed.begin(), loop.last_changed.end(),
-                 [](const Value& a, const Value& b) { return equal(a, b); });
+                 [&](const Value& a, const Value& b) { return in.equal(a, b); });
   loop.last_changed = given;
   loop.has_changed = true;
   return Value(!same);

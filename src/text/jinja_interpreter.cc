@@ -188,7 +188,8 @@ Interpreter::Interpreter(const Template& source, const TemplateLimits& limits,
     : template_(source),
       limits_(limits),
       now_(now.value_or(std::time(nullptr))),
-      heap_(limits.max_memory_bytes) {}
+      heap_(limits.max_memory_bytes),
+      work_{limits.max_steps} {}
 
 Result<std::string> Interpreter::run(const json::object& variables) {
   scope_ = new_scope(nullptr);
@@ -212,7 +213,7 @@ Result<std::string> Interpreter::run(const json::object& variables) {
 }
 
 Status Interpreter::step() {
-  if (++steps_ > limits_.max_steps) {
+  if (!work_.spend(1)) {
     return invalid_argument("", "it was stopped after {} steps", limits_.max_steps);
   }
   if (heap_.over_limit()) {
@@ -222,7 +223,7 @@ Status Interpreter::step() {
 }
 
 Status Interpreter::charge(size_t bytes) {
-  steps_ += static_cast<int64_t>(bytes / 64);
+  work_.spend(bytes / 64);
   return step();
 }
 
@@ -233,12 +234,12 @@ Status Interpreter::room(size_t bytes) const {
 }
 
 Value Interpreter::string(std::string text, bool markup) {
-  steps_ += static_cast<int64_t>(text.size() / 64);
+  work_.spend(text.size() / 64);
   return heap_.string(std::move(text), markup);
 }
 
 Value Interpreter::list(std::vector<Value> items, List::Flavor flavor) {
-  steps_ += static_cast<int64_t>(items.size() / 8);
+  work_.spend(items.size() / 8);
   return heap_.list(std::move(items), flavor);
 }
 
@@ -410,6 +411,13 @@ Result<Value> Interpreter::call(const Value& callee, Arguments& arguments) {
   return function->call(*this, arguments);
 }
 
+Result<Value> Interpreter::apply(FilterFunction filter, const Value& input, Arguments& arguments) {
+  DepthGuard guard(*this);
+  if (guard.too_deep()) return invalid_argument("", "filters nest too deep");
+  VIDERE_RETURN_IF_ERROR(charge(64 * (1 + arguments.positional.size())));
+  return filter(*this, input, arguments);
+}
+
 Result<bool> Interpreter::compare(Operator op, const Value& a, const Value& b) {
   switch (op) {
     case Operator::kEqual:
@@ -427,8 +435,9 @@ Result<bool> Interpreter::compare(Operator op, const Value& a, const Value& b) {
   }
   if (a.is_undefined()) return undefined_error(a);
   if (b.is_undefined()) return undefined_error(b);
-  const auto order = jinja::compare(a, b);
+  const auto order = jinja::compare(a, b, work_);
   if (!order) {
+    VIDERE_RETURN_IF_ERROR(step());
     return invalid_argument("", "values of types {} and {} have no order", a.type_name(),
                             b.type_name());
   }
@@ -689,7 +698,7 @@ Status Interpreter::emit(std::string_view text) {
     return invalid_argument("", "its output went over {} bytes", limits_.max_output_bytes);
   }
   out_->append(text);
-  steps_ += static_cast<int64_t>(text.size() / 64);
+  work_.spend(text.size() / 64);
   return {};
 }
 

@@ -78,6 +78,9 @@ class Interpreter {
   Result<Value> call(const Value& callee, Arguments& arguments);
   Result<Value> binary(Operator op, const Value& a, const Value& b);
   Result<bool> compare(Operator op, const Value& a, const Value& b);
+  bool equal(const Value& a, const Value& b) { return jinja::equal(a, b, work_); }
+  /// A filter by way of another; they nest as calls do.
+  Result<Value> apply(FilterFunction filter, const Value& input, Arguments& arguments);
   /// "'x' is undefined", as an error.
   static Error undefined_error(const Value& value);
 
@@ -130,7 +133,7 @@ class Interpreter {
   std::vector<Scope*> free_scopes_;
   std::string* out_ = nullptr;
   Value filter_input_;
-  int64_t steps_ = 0;
+  Work work_;
   int depth_ = 0;
   int line_ = 0;          // of what was evaluated last
   bool refused_ = false;  // raise_exception was called

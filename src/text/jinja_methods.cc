@@ -344,7 +344,7 @@ Result<Value> index_item(Interpreter& in, const Value& self, Args& arguments) {
   const auto& items = self.as_list()->items;
   VIDERE_RETURN_IF_ERROR(in.charge(items.size() * 8));
   for (size_t i = 0; given[0] && i < items.size(); ++i) {
-    if (equal(items[i], *given[0])) return Value(static_cast<Int>(i));
+    if (in.equal(items[i], *given[0])) return Value(static_cast<Int>(i));
   }
   return invalid_argument("", "index: the value is not in the list");
 }
@@ -355,7 +355,7 @@ Result<Value> count_item(Interpreter& in, const Value& self, Args& arguments) {
   VIDERE_RETURN_IF_ERROR(in.charge(items.size() * 8));
   if (!given[0]) return invalid_argument("", "count needs a value");
   return Value(static_cast<Int>(std::count_if(
-      items.begin(), items.end(), [&](const Value& item) { return equal(item, *given[0]); })));
+      items.begin(), items.end(), [&](const Value& item) { return in.equal(item, *given[0]); })));
 }
 
 // --- dict ---

@@ -58,7 +58,7 @@ Result<bool> compares(Interpreter& in, const Value& value, Args& arguments) {
 
 Result<bool> remainder_is(Interpreter& in, const Value& value, const Value& by, int expected) {
   VIDERE_ASSIGN_OR_RETURN(const Value rest, in.binary(Operator::kModulo, value, by));
-  return equal(rest, Value(expected));
+  return in.equal(rest, Value(expected));
 }
 Result<bool> is_even(Interpreter& in, const Value& value, Args& arguments) {
   VIDERE_RETURN_IF_ERROR(arguments.none("even"));
@@ -75,14 +75,14 @@ Result<bool> is_divisible(Interpreter& in, const Value& value, Args& arguments) 
 }
 
 // Python's `is`: the same object; small values that print alike are one.
-Result<bool> is_same(Interpreter&, const Value& value, Args& arguments) {
+Result<bool> is_same(Interpreter& in, const Value& value, Args& arguments) {
   VIDERE_ASSIGN_OR_RETURN(const auto given, arguments.bind("sameas", {"other"}));
   if (!given[0]) return invalid_argument("", "sameas needs a value");
   const Value& other = *given[0];
   if (value.is_bool() != other.is_bool() || value.is_float() != other.is_float()) return false;
   if (value.as_list() || value.as_dict())
     return value.as_list() == other.as_list() && value.as_dict() == other.as_dict();
-  return equal(value, other);
+  return in.equal(value, other);
 }
 
 Result<bool> is_filter(Interpreter&, const Value& value, Args& arguments) {

@@ -13,13 +13,21 @@ namespace {
 constexpr int kMaxDepth = 100;     // of values inside values
 constexpr size_t kSmallDict = 12;  // up to here a scan is as fast as the index
 constexpr size_t kNotHashable = ~size_t{0};
+constexpr int64_t kMaxKeyWork = 1000;
+
+// Both sides of a look-up have been hashed within kMaxKeyWork.
+bool equal_keys(const Value& a, const Value& b) {
+  Work work{4 * kMaxKeyWork};
+  return equal(a, b, work);
+}
 
 size_t combine(size_t seed, size_t more) {
   return (seed ^ more) * 0x9E3779B97F4A7C15u + (seed >> 29);
 }
 
 // Equal values have equal hashes: 1, 1.0 and True are the same key.
-size_t hash_of(const Value& value, int depth = 0) {
+size_t hash_of(const Value& value, Work& work) {
+  if (!work.spend(1)) return kNotHashable;
   if (value.is_string()) return std::hash<std::string>()(value.as_string()) & ~size_t{1};
   if (value.is_int())
     return std::hash<int64_t>()(static_cast<int64_t>(value.as_int())) & ~size_t{1};
@@ -30,10 +38,10 @@ size_t hash_of(const Value& value, int depth = 0) {
     return std::hash<double>()(number) & ~size_t{1};
   }
   if (value.is_none() || value.is_undefined()) return 2;
-  if (const List* list = value.as_list(); list && list->is_tuple() && depth < kMaxDepth) {
+  if (const List* list = value.as_list(); list && list->is_tuple()) {
     size_t hash = 4;
     for (const Value& item : list->items) {
-      const size_t more = hash_of(item, depth + 1);
+      const size_t more = hash_of(item, work);
       if (more == kNotHashable) return kNotHashable;
       hash = combine(hash, more);
     }
@@ -42,6 +50,11 @@ size_t hash_of(const Value& value, int depth = 0) {
   if (value.as_callable()) return std::hash<const void*>()(value.as_callable()) & ~size_t{1};
   if (value.as_namespace()) return std::hash<const void*>()(value.as_namespace()) & ~size_t{1};
   return kNotHashable;
+}
+
+size_t hash_of(const Value& value) {
+  Work work{kMaxKeyWork};
+  return hash_of(value, work);
 }
 
 std::optional<int> order(double a, double b) {
@@ -113,13 +126,13 @@ const char* Value::type_name() const {
 size_t Dict::index_of(const Value& key) const {
   if (items.size() <= kSmallDict) {
     for (size_t i = 0; i < items.size(); ++i) {
-      if (equal(items[i].first, key)) return i;
+      if (equal_keys(items[i].first, key)) return i;
     }
     return items.size();
   }
   const auto [begin, end] = index_.equal_range(hash_of(key));
   for (auto it = begin; it != end; ++it) {
-    if (equal(items[it->second].first, key)) return it->second;
+    if (equal_keys(items[it->second].first, key)) return it->second;
   }
   return items.size();
 }
@@ -212,11 +225,15 @@ bool truthy(const Value& value) {
 
 bool hashable(const Value& value) { return hash_of(value) != kNotHashable; }
 
-bool equal(const Value& a, const Value& b, int depth) {
-  if (depth > kMaxDepth) return false;
+bool equal(const Value& a, const Value& b, Work& work, int depth) {
+  if (depth > kMaxDepth || !work.spend(1)) return false;
   if (a.is_int() && b.is_int()) return a.as_int() == b.as_int();
   if (a.is_number() && b.is_number()) return a.as_double() == b.as_double();
-  if (a.is_string() && b.is_string()) return a.as_string() == b.as_string();
+  if (a.is_string() && b.is_string()) {
+    if (a.as_string().size() != b.as_string().size()) return false;
+    work.spend(a.as_string().size() / 64);
+    return a.as_string() == b.as_string();
+  }
   if (a.is_undefined() || b.is_undefined()) return a.is_undefined() && b.is_undefined();
   if (a.is_none() || b.is_none()) return a.is_none() && b.is_none();
   if (const List *x = a.as_list(), *y = b.as_list(); x && y) {
@@ -225,7 +242,7 @@ bool equal(const Value& a, const Value& b, int depth) {
                             (x->is_list() || x->is_tuple() || x->flavor == List::Flavor::kRange);
     if (!comparable || x->items.size() != y->items.size()) return false;
     for (size_t i = 0; i < x->items.size(); ++i) {
-      if (!equal(x->items[i], y->items[i], depth + 1)) return false;
+      if (!equal(x->items[i], y->items[i], work, depth + 1)) return false;
     }
     return true;
   }
@@ -234,7 +251,7 @@ bool equal(const Value& a, const Value& b, int depth) {
     if (x->items.size() != y->items.size()) return false;
     for (const auto& [key, value] : x->items) {
       const Value* other = y->find(key);
-      if (!other || !equal(value, *other, depth + 1)) return false;
+      if (!other || !equal(value, *other, work, depth + 1)) return false;
     }
     return true;
   }
@@ -243,8 +260,8 @@ bool equal(const Value& a, const Value& b, int depth) {
   return false;
 }
 
-std::optional<int> compare(const Value& a, const Value& b, int depth) {
-  if (depth > kMaxDepth) return std::nullopt;
+std::optional<int> compare(const Value& a, const Value& b, Work& work, int depth) {
+  if (depth > kMaxDepth || !work.spend(1)) return std::nullopt;
   if (a.is_int() && b.is_int()) {
     return a.as_int() < b.as_int() ? -1 : a.as_int() > b.as_int() ? 1 : 0;
   }
@@ -256,8 +273,8 @@ std::optional<int> compare(const Value& a, const Value& b, int depth) {
   const List *x = a.as_list(), *y = b.as_list();
   if (!x || !y || x->flavor != y->flavor || !(x->is_list() || x->is_tuple())) return std::nullopt;
   for (size_t i = 0; i < x->items.size() && i < y->items.size(); ++i) {
-    if (!equal(x->items[i], y->items[i], depth + 1))
-      return compare(x->items[i], y->items[i], depth + 1);
+    if (!equal(x->items[i], y->items[i], work, depth + 1))
+      return compare(x->items[i], y->items[i], work, depth + 1);
   }
   return x->items.size() < y->items.size() ? -1 : x->items.size() > y->items.size() ? 1 : 0;
 }
@@ -355,9 +372,10 @@ Status append_json(std::string& out, const Value& value, const JsonStyle& style,
     std::vector<const std::pair<Value, Value>*> items;
     for (const auto& item : dict->items) items.push_back(&item);
     if (style.sort_keys) {
+      Work work{INT64_MAX};  // keys are small
       bool ordered = true;
       std::stable_sort(items.begin(), items.end(), [&](const auto* a, const auto* b) {
-        const auto result = compare(a->first, b->first);
+        const auto result = compare(a->first, b->first, work);
         ordered = ordered && result;
         return result && *result < 0;
       });

@@ -176,11 +176,20 @@ class Heap {
   std::vector<std::unique_ptr<Object>> objects_;
 };
 
+/// What a rendering has spent, in steps. Values that share parts can be small to hold and endless
+/// to walk, so walking them counts too.
+struct Work {
+  int64_t limit = 0, used = 0;
+  /// False once the limit is passed.
+  bool spend(size_t steps) { return (used += static_cast<int64_t>(steps)) <= limit; }
+};
+
 bool truthy(const Value& value);
-/// Python's ==.
-bool equal(const Value& a, const Value& b, int depth = 0);
-/// Negative, zero or positive; nothing where Python raises TypeError.
-std::optional<int> compare(const Value& a, const Value& b, int depth = 0);
+/// Python's ==. What it says after `work` ran out means nothing.
+bool equal(const Value& a, const Value& b, Work& work, int depth = 0);
+/// -1, 0, 1, or 2 with a NaN; nothing where Python raises TypeError.
+std::optional<int> compare(const Value& a, const Value& b, Work& work, int depth = 0);
+/// Whether it may be a dict's key. Tuples may hold a thousand values in all.
 bool hashable(const Value& value);
 
 /// str() and repr(). Appended; output stops growing past `max_size`, and past a depth of 100.
