@@ -1,0 +1,438 @@
+// Convolution, scan and attention over batches of sequences, token by token in double, on every
+// instruction set: any cut, odd sizes, padding, slots read and written apart, emitted states.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <memory>
+#include <random>
+
+#include "backend/testing.h"
+
+namespace videre::testing {
+namespace {
+
+struct Seq {
+  int length, context;
+  int32_t read, write;
+  std::vector<std::pair<int, int32_t>> emits;  // row, slot
+};
+
+// A step of everything at once: fresh and going on, long and short, in place and to another slot.
+std::vector<Seq> sequences() {
+  return {{37, 0, kNoSlot, 1, {{0, 7}, {7, 8}, {36, 9}}},
+          {1, 12, 2, 2, {}},
+          {0, 0, 0, 0, {}},
+          {1, 8, 3, 4, {{0, 10}}},
+          {1, 0, kNoSlot, 6, {}},
+          {16, 5, 5, 5, {{2, 11}, {3, 12}}},
+          {2, 7, 13, 13, {}}};
+}
+
+class Mixers : public ::testing::TestWithParam<std::pair<std::string, DType>> {
+ protected:
+  static constexpr int kSlots = 14;
+  Mixers() : be_(make_cpu_backend({.num_threads = 2, .isa = GetParam().first})) {}
+  DType dtype() const { return GetParam().second; }
+
+  static StepArrays arrays(const std::vector<Seq>& seqs, int max_blocks = 1) {
+    StepArrays step(max_blocks);
+    for (size_t i = 0; i < seqs.size(); ++i) {
+      step.add(seqs[i].length, seqs[i].context, seqs[i].read, seqs[i].write);
+      for (const auto& [row, slot] : seqs[i].emits) step.emit(static_cast<int>(i), row, slot);
+    }
+    return step;
+  }
+  // Rows [begin, begin + count) of `got` against `expected`.
+  void expect_rows(const Island& got, const std::vector<double>& expected, int rows,
+                   double tolerance, const std::string& what) {
+    std::vector<float> values = got.values();
+    const size_t count = static_cast<size_t>(rows) * got.view().dim(1);
+    values.resize(count);
+    expect_near(values, std::vector<double>(expected.begin(), expected.begin() + count), dtype(),
+                tolerance, tolerance, what);
+    EXPECT_TRUE(got.untouched_around()) << what;
+  }
+
+  std::unique_ptr<Backend> be_;
+};
+
+TEST_P(Mixers, CausalConv) {
+  uint32_t seed = 1;
+  for (const auto& [channels, taps] :
+       {std::pair{5, 4}, {16, 4}, {33, 2}, {7, 1}, {530, 4}, {20, 3}}) {
+    for (const DType state_dtype : {DType::kF32, DType::kBF16}) {
+      if (taps == 1 && state_dtype == DType::kBF16) continue;
+      const std::vector<Seq> seqs = sequences();
+      StepArrays step = arrays(seqs);
+      const int rows = step.num_rows(), history = taps - 1, pad = 3;
+      const Island x(dtype(), Shape{rows + pad, channels},
+                     random_values((rows + pad) * channels, ++seed));
+      const Island out(dtype(), Shape{rows + pad, channels});
+      const Tensor weight = random_tensor(DType::kBF16, Shape{channels, taps}, ++seed);
+      const Tensor bias = random_tensor(DType::kF32, Shape{channels}, ++seed);
+      const bool with_bias = seed % 2;
+      Tensor state = random_tensor(state_dtype, Shape{kSlots, history, channels}, ++seed);
+      std::vector<float> expected_state = values_of(state);
+      const std::vector<float> before = expected_state, xs = x.values(), w = values_of(weight);
+      const std::vector<float> biases = values_of(bias);
+      std::vector<double> expected;
+      const auto narrowed = [&](float v) {
+        return state_dtype == DType::kBF16 ? to_float(to_bf16(v)) : v;
+      };
+      int first = 0;
+      for (const Seq& seq : seqs) {
+        const auto raw = [&](int t, int c) -> float {
+          if (t >= 0) return xs[(first + t) * channels + c];
+          if (seq.read == kNoSlot) return 0;
+          return before[(seq.read * history + t + history) * channels + c];
+        };
+        const auto keep = [&](int t, int32_t slot) {
+          for (int j = 0; j < history; ++j) {
+            for (int c = 0; c < channels; ++c) {
+              expected_state[(slot * history + j) * channels + c] =
+                  narrowed(raw(t - history + 1 + j, c));
+            }
+          }
+        };
+        for (int t = 0; t < seq.length; ++t) {
+          for (int c = 0; c < channels; ++c) {
+            double sum = with_bias ? biases[c] : 0;
+            for (int j = 0; j < taps; ++j) sum += double{w[c * taps + j]} * raw(t - history + j, c);
+            expected.push_back(sum / (1 + std::exp(-sum)));
+          }
+        }
+        for (const auto& [row, slot] : seq.emits) keep(row, slot);
+        if (seq.length > 0) keep(seq.length - 1, seq.write);
+        first += seq.length;
+      }
+      be_->causal_conv(out, x, weight, with_bias ? ConstView(bias) : ConstView(), state,
+                       step.view(pad, 2));
+      expect_rows(out, expected, rows, 2e-6, "conv of " + std::to_string(channels));
+      EXPECT_EQ(values_of(state), expected_state) << channels;
+    }
+  }
+}
+
+struct Scan {
+  int heads, head_dim, groups, n_state, chunk;
+  DType state_dtype = DType::kF32;
+  float dt_min = 0, dt_max = INFINITY;
+};
+
+TEST_P(Mixers, SsmScan) {
+  uint32_t seed = 50;
+  for (const Scan& scan :
+       {Scan{4, 8, 2, 16, 8}, Scan{6, 5, 3, 7, 16}, Scan{12, 16, 1, 64, 64}, Scan{1, 1, 1, 1, 4},
+        Scan{10, 80, 1, 128, 128}, Scan{4, 8, 2, 16, 8, DType::kBF16},
+        Scan{4, 8, 2, 16, 8, DType::kF32, 0.3f, 0.9f}}) {
+    const auto [heads, head_dim, groups, n_state, chunk, state_dtype, dt_min, dt_max] = scan;
+    const std::vector<Seq> seqs = sequences();
+    StepArrays step = arrays(seqs);
+    const int rows = step.num_rows(), pad = 2, all = rows + pad;
+    const auto random = [&](int64_t width, float scale) {
+      return Island(dtype(), Shape{all, width}, random_values(all * width, ++seed, scale));
+    };
+    const Island x = random(heads * head_dim, 1), b = random(groups * n_state, 0.5f);
+    const Island c = random(groups * n_state, 0.5f), dt = random(heads, 1.5f);
+    const Island y(dtype(), Shape{all, heads * head_dim});
+    const Tensor dt_bias = random_tensor(DType::kF32, Shape{heads}, ++seed);
+    const Tensor d = random_tensor(DType::kF32, Shape{heads}, ++seed);
+    std::vector<float> a_values;
+    for (int h = 0; h < heads; ++h) a_values.push_back(-0.05f * static_cast<float>(1 + h * h));
+    const Tensor a = make_tensor(DType::kF32, Shape{heads}, a_values);
+    Tensor state = random_tensor(state_dtype, Shape{kSlots, heads, head_dim, n_state}, ++seed);
+    const std::vector<float> stored = values_of(state);
+    const std::vector<float> biases = values_of(dt_bias), skips = values_of(d);
+    const std::vector<float> xs = x.values(), bs = b.values(), cs = c.values(), dts = dt.values();
+    const int64_t size = int64_t{heads} * head_dim * n_state;
+    std::vector<double> expected_state(stored.begin(), stored.end()), expected;
+    int first = 0;
+    for (const Seq& seq : seqs) {
+      std::vector<double> s(size, 0.0);
+      if (seq.read != kNoSlot) {
+        std::copy_n(stored.begin() + seq.read * size, size, s.begin());
+      }
+      for (int t = 0; t < seq.length; ++t) {
+        const int row = first + t;
+        for (int h = 0; h < heads; ++h) {
+          const int group = h / (heads / groups);
+          const double raw = double{dts[row * heads + h]} + biases[h];
+          double delta = raw > 20 ? raw : std::log1p(std::exp(raw));
+          delta = std::min<double>(std::max<double>(delta, dt_min), dt_max);
+          for (int p = 0; p < head_dim; ++p) {
+            const double value = xs[(row * heads + h) * head_dim + p];
+            double sum = 0;
+            for (int n = 0; n < n_state; ++n) {
+              double& cell = s[(int64_t{h} * head_dim + p) * n_state + n];
+              cell = std::exp(delta * a_values[h]) * cell +
+                     delta * value * bs[(row * groups + group) * n_state + n];
+              sum += cell * cs[(row * groups + group) * n_state + n];
+            }
+            expected.push_back(sum + skips[h] * value);
+          }
+        }
+        const auto keep = [&](int32_t slot) {
+          std::copy(s.begin(), s.end(), expected_state.begin() + slot * size);
+        };
+        for (const auto& [at, slot] : seq.emits) {
+          if (at == t) keep(slot);
+        }
+        if (t == seq.length - 1) keep(seq.write);
+      }
+      first += seq.length;
+    }
+    SsmInputs in{x.view(), b.view(), c.view(), dt.view(), dt_bias, a, d};
+    in.num_groups = groups;
+    in.chunk_size = chunk;
+    in.dt_min = dt_min;
+    in.dt_max = dt_max;
+    be_->ssm_scan(y, in, state, step.view(pad, 1));
+    const std::string what = std::to_string(heads) + " heads of " + std::to_string(head_dim);
+    expect_rows(y, expected, rows, 2e-5, what);
+    expect_near(values_of(state), expected_state, state_dtype, 2e-5, 2e-5, what + ", state");
+  }
+}
+
+// Where a prompt is cut between chunks, no bit changes; alone or among others, no bit changes.
+TEST_P(Mixers, SsmScanBitsDoNotDependOnCutsAtChunksNorOnCompany) {
+  const int heads = 8, head_dim = 20, groups = 2, n_state = 32, chunk = 16, length = 100;
+  const int64_t width = heads * head_dim, bc = groups * n_state;
+  const Tensor x = random_tensor(dtype(), Shape{length, width}, 1);
+  const Tensor b = random_tensor(dtype(), Shape{length, bc}, 2);
+  const Tensor c = random_tensor(dtype(), Shape{length, bc}, 3);
+  const Tensor dt = random_tensor(dtype(), Shape{length, heads}, 4);
+  const Tensor dt_bias = random_tensor(DType::kF32, Shape{heads}, 5);
+  const Tensor d = random_tensor(DType::kF32, Shape{heads}, 6);
+  const Tensor a = make_tensor(DType::kF32, Shape{heads}, std::vector<float>(heads, -0.7f));
+  // Runs rows [begin, end) as part of a step with `others` more copies of them; returns y.
+  const auto run = [&](View state, int begin, int end, int others) {
+    const int count = end - begin;
+    std::vector<Tensor> stacked;
+    SsmInputs in;
+    in.dt_bias = dt_bias, in.a = a, in.d = d, in.num_groups = groups, in.chunk_size = chunk;
+    in.dt_max = INFINITY;
+    const auto stack = [&](const Tensor& rows) -> ConstView {
+      std::vector<float> values;
+      const std::vector<float> part = values_of(rows.view().rows(begin, end));
+      for (int i = 0; i <= others; ++i) values.insert(values.end(), part.begin(), part.end());
+      stacked.push_back(
+          make_tensor(dtype(), Shape{count * (others + 1), rows.view().dim(1)}, values));
+      return stacked.back();
+    };
+    in.x = stack(x), in.b = stack(b), in.c = stack(c), in.dt = stack(dt);
+    StepArrays step;
+    for (int i = 0; i < others; ++i) step.add(count, begin, kNoSlot, 2 + i);
+    step.add(count, begin, begin == 0 ? kNoSlot : 1, 1);
+    const Tensor y = be_->allocate(dtype(), Shape{count * (others + 1), width});
+    be_->ssm_scan(y, in, state, step.view());
+    return values_of(y.view().rows(count * others, count * (others + 1)));
+  };
+  Tensor whole_state = be_->allocate(DType::kF32, Shape{6, heads, head_dim, n_state});
+  const std::vector<float> whole = run(whole_state, 0, length, 0);
+  const auto state_of = [](const Tensor& state) { return values_of(state.view()[1]); };
+  for (const int others : {0, 3}) {
+    for (const std::vector<int>& cuts :
+         {std::vector<int>{16}, {32}, {48, 64}, {96}, {16, 32, 48, 64, 80, 96}}) {
+      Tensor state = be_->allocate(DType::kF32, Shape{6, heads, head_dim, n_state});
+      std::vector<float> got;
+      int begin = 0;
+      for (size_t i = 0; i <= cuts.size(); ++i) {
+        const int end = i < cuts.size() ? cuts[i] : length;
+        const std::vector<float> part = run(state, begin, end, others);
+        got.insert(got.end(), part.begin(), part.end());
+        begin = end;
+      }
+      EXPECT_EQ(got, whole);
+      EXPECT_EQ(state_of(state), state_of(whole_state));
+    }
+  }
+}
+
+struct Attention {
+  int heads, kv_heads, head_dim, block_size;
+  DType cache = DType::kF32;
+};
+
+TEST_P(Mixers, PagedAttention) {
+  uint32_t seed = 90;
+  for (const Attention& shape :
+       {Attention{4, 2, 8, 4}, Attention{6, 3, 32, 16}, Attention{5, 1, 7, 3},
+        Attention{1, 1, 1, 1}, Attention{40, 8, 128, 16, DType::kBF16},
+        Attention{4, 4, 20, 16, DType::kBF16}, Attention{4, 2, 16, 8, DType::kF8E4M3}}) {
+    const auto [heads, kv_heads, head_dim, block_size, cache_dtype] = shape;
+    // Lengths past a tile of rows and a run of keys; contexts that end inside a block.
+    const std::vector<std::pair<int, int>> seqs{{70, 0}, {1, 130}, {0, 0},
+                                                {1, 0},  {9, 61},  {3, 64}};
+    const int max_blocks = (200 + block_size - 1) / block_size;
+    const int num_blocks = 1 + max_blocks * static_cast<int>(seqs.size());
+    AttentionParams params{heads, kv_heads, head_dim, 0.3f};
+    if (cache_dtype == DType::kF8E4M3) params.k_scale = 0.02f, params.v_scale = 0.03f;
+    StepArrays step(max_blocks);
+    std::vector<std::vector<int32_t>> tables;
+    std::vector<int32_t> order(num_blocks - 1);
+    for (int i = 0; i < num_blocks - 1; ++i) order[i] = 1 + i;
+    std::shuffle(order.begin(), order.end(), std::mt19937(seed));
+    for (size_t i = 0; i < seqs.size(); ++i) {
+      tables.emplace_back(order.begin() + i * max_blocks, order.begin() + (i + 1) * max_blocks);
+      step.add(seqs[i].first, seqs[i].second, kNoSlot, 0, tables[i]);
+    }
+    const int rows = step.num_rows(), pad = 2, all = rows + pad;
+    const Island q(dtype(), Shape{all, heads * head_dim},
+                   random_values(all * heads * head_dim, ++seed));
+    const Island k(dtype(), Shape{all, kv_heads * head_dim},
+                   random_values(all * kv_heads * head_dim, ++seed));
+    const Island v(dtype(), Shape{all, kv_heads * head_dim},
+                   random_values(all * kv_heads * head_dim, ++seed));
+    const Island out(dtype(), Shape{all, heads * head_dim});
+    const Shape cache_shape{num_blocks, kv_heads, block_size, head_dim};
+    const bool scaled = cache_dtype == DType::kF8E4M3;
+    Tensor k_cache =
+        random_tensor(cache_dtype, cache_shape, ++seed, scaled ? 1 / params.k_scale : 1);
+    Tensor v_cache =
+        random_tensor(cache_dtype, cache_shape, ++seed, scaled ? 1 / params.v_scale : 1);
+    const std::vector<float> ks = k.values(), vs = v.values(), qs = q.values();
+    const std::vector<float> old_k = values_of(k_cache), old_v = values_of(v_cache);
+    be_->append_kv(k_cache, v_cache, k, v, params, step.view(pad, 1));
+    const std::vector<float> new_k = values_of(k_cache), new_v = values_of(v_cache);
+
+    // The caches hold the new rows, rounded to their dtype, and nothing else changed.
+    std::vector<float> expected_k = old_k, expected_v = old_v;
+    const auto at = [&](int seq, int position, int head, int i) {
+      const int64_t block = tables[seq][position / block_size];
+      return ((block * kv_heads + head) * block_size + position % block_size) * head_dim + i;
+    };
+    int first = 0;
+    for (size_t seq = 0; seq < seqs.size(); ++seq) {
+      for (int t = 0; t < seqs[seq].first; ++t) {
+        for (int head = 0; head < kv_heads; ++head) {
+          for (int i = 0; i < head_dim; ++i) {
+            const int64_t source = (int64_t{first + t} * kv_heads + head) * head_dim + i;
+            const int64_t to = at(static_cast<int>(seq), seqs[seq].second + t, head, i);
+            const auto stored = [&](float value, float scale) {
+              if (scaled) return e4m3_to_float(float_to_e4m3(value * (1.0f / scale)));
+              return cache_dtype == DType::kBF16 ? to_float(to_bf16(value)) : value;
+            };
+            expected_k[to] = stored(ks[source], params.k_scale);
+            expected_v[to] = stored(vs[source], params.v_scale);
+          }
+        }
+      }
+      first += seqs[seq].first;
+    }
+    EXPECT_EQ(new_k, expected_k);
+    EXPECT_EQ(new_v, expected_v);
+
+    be_->paged_attention(out, q, k_cache, v_cache, params, step.view(pad, 0));
+    const double k_scale = scaled ? params.k_scale : 1, v_scale = scaled ? params.v_scale : 1;
+    std::vector<double> expected;
+    first = 0;
+    for (size_t seq = 0; seq < seqs.size(); ++seq) {
+      for (int t = 0; t < seqs[seq].first; ++t) {
+        for (int head = 0; head < heads; ++head) {
+          const int kv_head = head / (heads / kv_heads), keys = seqs[seq].second + t + 1;
+          std::vector<double> p(keys);
+          double max = -INFINITY, sum = 0;
+          for (int key = 0; key < keys; ++key) {
+            double score = 0;
+            for (int i = 0; i < head_dim; ++i) {
+              score += double{qs[(int64_t{first + t} * heads + head) * head_dim + i]} *
+                       new_k[at(static_cast<int>(seq), key, kv_head, i)];
+            }
+            p[key] = score * k_scale * params.scale;
+            max = std::max(max, p[key]);
+          }
+          for (double& value : p) sum += value = std::exp(value - max);
+          for (int i = 0; i < head_dim; ++i) {
+            double value = 0;
+            for (int key = 0; key < keys; ++key) {
+              value += p[key] * new_v[at(static_cast<int>(seq), key, kv_head, i)];
+            }
+            expected.push_back(value / sum * v_scale);
+          }
+        }
+      }
+      first += seqs[seq].first;
+    }
+    expect_rows(out, expected, rows, 1e-5, "attention of " + std::to_string(heads) + " heads");
+  }
+}
+
+TEST_P(Mixers, FullAttention) {
+  uint32_t seed = 150;
+  for (const auto& [tiles, tokens, heads, head_dim] :
+       {std::tuple{1, 1, 1, 1}, {2, 74, 4, 16}, {1, 200, 2, 80}, {3, 49, 3, 7}, {0, 5, 1, 4}}) {
+    const int width = heads * head_dim;
+    const Island qkv(dtype(), Shape{tiles, tokens, 3 * width},
+                     random_values(int64_t{tiles} * tokens * 3 * width, ++seed));
+    const Island out(dtype(), Shape{tiles, tokens, width});
+    be_->full_attention(out, qkv, heads, 0.25f);
+    const std::vector<float> in = qkv.values();
+    const auto part = [&](int tile, int token, int which, int head, int i) -> double {
+      return in[(int64_t{tile} * tokens + token) * 3 * width + which * width + head * head_dim + i];
+    };
+    std::vector<double> expected;
+    for (int tile = 0; tile < tiles; ++tile) {
+      for (int t = 0; t < tokens; ++t) {
+        for (int head = 0; head < heads; ++head) {
+          std::vector<double> p(tokens);
+          double max = -INFINITY, sum = 0;
+          for (int key = 0; key < tokens; ++key) {
+            for (int i = 0; i < head_dim; ++i) {
+              p[key] += part(tile, t, 0, head, i) * part(tile, key, 1, head, i) * 0.25;
+            }
+            max = std::max(max, p[key]);
+          }
+          for (double& value : p) sum += value = std::exp(value - max);
+          for (int i = 0; i < head_dim; ++i) {
+            double value = 0;
+            for (int key = 0; key < tokens; ++key) value += p[key] * part(tile, key, 2, head, i);
+            expected.push_back(value / sum);
+          }
+        }
+      }
+    }
+    expect_near(out.values(), expected, dtype(), 1e-5, 1e-5, std::to_string(tokens) + " tokens");
+    EXPECT_TRUE(out.untouched_around());
+  }
+}
+
+// A row of attention has the same bits in any cut and any company.
+TEST_P(Mixers, AttentionBitsDoNotDependOnCutsNorOnCompany) {
+  const int heads = 6, kv_heads = 2, head_dim = 24, block_size = 16, length = 150;
+  const AttentionParams params{heads, kv_heads, head_dim, 0.2f};
+  const Tensor q = random_tensor(dtype(), Shape{length, heads * head_dim}, 1);
+  const Tensor k = random_tensor(dtype(), Shape{length, kv_heads * head_dim}, 2);
+  const Tensor v = random_tensor(dtype(), Shape{length, kv_heads * head_dim}, 3);
+  const std::vector<int32_t> blocks{5, 3, 9, 1, 7, 2, 10, 4, 6, 8};
+  const auto run = [&](int cut) {
+    const Shape shape{11, kv_heads, block_size, head_dim};
+    Tensor k_cache = be_->allocate(dtype(), shape), v_cache = be_->allocate(dtype(), shape);
+    Tensor out = be_->allocate(dtype(), Shape{length, heads * head_dim});
+    for (int begin = 0; begin < length; begin += cut) {
+      const int end = std::min(length, begin + cut);
+      StepArrays step(10);
+      step.add(end - begin, begin, kNoSlot, 0, blocks);
+      be_->append_kv(k_cache, v_cache, k.view().rows(begin, end), v.view().rows(begin, end), params,
+                     step.view());
+      be_->paged_attention(out.view().rows(begin, end), q.view().rows(begin, end), k_cache, v_cache,
+                           params, step.view());
+    }
+    return values_of(out);
+  };
+  const std::vector<float> whole = run(length);
+  for (const int cut : {1, 5, 16, 63, 64, 65}) EXPECT_EQ(run(cut), whole) << "pieces of " << cut;
+}
+
+std::vector<std::pair<std::string, DType>> params() {
+  std::vector<std::pair<std::string, DType>> all;
+  for (const std::string& isa : isas()) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) all.emplace_back(isa, dtype);
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(All, Mixers, ::testing::ValuesIn(params()), [](const auto& info) {
+  return info.param.first + (info.param.second == DType::kF32 ? "_float32" : "_bfloat16");
+});
+
+}  // namespace
+}  // namespace videre::testing
