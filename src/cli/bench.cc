@@ -251,16 +251,22 @@ Result<std::string> Bench::quantized(QuantFormat format) {
   const std::string path = temporary_.path() + (format == QuantFormat::kFp8 ? "/fp8" : "/nvfp4");
   if (fs::exists(path)) return path;
   if (!amax_) {
-    if (flags_.calibration.empty() && !set_->contains(kCalibrationName)) {
+    // Those of a flag, else the set's, else those that the built-in model brings.
+    std::optional<ModelFiles> from;
+    if (!flags_.calibration.empty()) {
+      from.emplace(flags_.calibration);
+    } else if (set_->contains(kCalibrationName)) {
+      from = set_;
+    } else if (options_.model == kBuiltinModel && !builtin_evaluation().files.empty()) {
+      from.emplace(builtin_evaluation());
+    } else {
       return invalid_argument("--calibration",
                               "the set has no {}; name a folder of requests that scales are taken "
                               "from",
                               kCalibrationName);
     }
-    VIDERE_ASSIGN_OR_RETURN(
-        const std::vector<Request> requests,
-        read_calibration(flags_.calibration.empty() ? *set_ : ModelFiles(flags_.calibration),
-                         "--calibration"));
+    VIDERE_ASSIGN_OR_RETURN(const std::vector<Request> requests,
+                            read_calibration(*from, "--calibration"));
     EngineOptions options = options_;
     options.max_num_seqs.reset();
     VIDERE_ASSIGN_OR_RETURN(
