@@ -22,7 +22,7 @@ class Template;
 struct TemplateLimits {
   int64_t max_steps = 20'000'000;  ///< expressions and statements evaluated, and bytes / 64
   size_t max_output_bytes = 64u << 20;
-  size_t max_memory_bytes = 256u << 20;  ///< live strings and containers
+  size_t max_memory_bytes = 512u << 20;  ///< live strings, and all containers made
   int max_depth = 800;                   ///< nested expressions, blocks and macro calls together
 };
 

@@ -235,14 +235,16 @@ Value Loop::attribute(Interpreter& in, const TextRef& name) {
   const std::string& text = name->value;
   if (text == "index") return number(index + 1);
   if (text == "index0") return number(index);
-  if (text == "revindex") return number(items.size() - index);
-  if (text == "revindex0") return number(items.size() - index - 1);
+  if (text == "revindex") return number(length - index);
+  if (text == "revindex0") return number(length - index - 1);
   if (text == "first") return index == 0;
-  if (text == "last") return index + 1 == items.size();
-  if (text == "length") return number(items.size());
+  if (text == "last") return index + 1 == length;
+  if (text == "length") return number(length);
   if (text == "depth") return number(1);
   if (text == "depth0") return number(0);
-  if (text == "previtem") return index > 0 ? items[index - 1] : Value(Undefined{name, type_name()});
+  if (text == "previtem")
+    return index > 0 && index <= items.size() ? items[index - 1]
+                                              : Value(Undefined{name, type_name()});
   if (text == "nextitem")
     return index + 1 < items.size() ? items[index + 1] : Value(Undefined{name, type_name()});
   if (text == "cycle") return bind_method<Loop>(in, this, cycle);

@@ -13,8 +13,8 @@ struct Loop final : Function {
   Result<Value> call(Interpreter& in, Arguments& arguments) override;
   Value attribute(Interpreter& in, const TextRef& name) override;
 
-  std::vector<Value> items;
-  size_t index = 0;
+  std::vector<Value> items;  // empty once the loop has ended
+  size_t index = 0, length = 0;
   std::vector<Value> last_changed;
   bool has_changed = false;
 };

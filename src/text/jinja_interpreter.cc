@@ -802,14 +802,14 @@ Result<Interpreter::Flow> Interpreter::execute_for(const Statement& statement) {
       VIDERE_ASSIGN_OR_RETURN(const bool passes, keeps(statement, item));
       if (passes) kept.push_back(std::move(item));
     }
-    items = std::move(kept);
+    items.clear();
     loop = heap_.make<Loop>();
-    loop->items = items;
-    heap_.charge_items(items.size());
+    loop->length = kept.size();
+    loop->items = std::move(kept);
   }
   const Names::Id loop_name = loop ? name_id("loop") : Names::kNoName;
   size_t num_run = 0;
-  for (const Value& item : items) {
+  for (const Value& item : loop ? loop->items : items) {
     if (!loop) {
       VIDERE_ASSIGN_OR_RETURN(const bool passes, keeps(statement, item));
       if (!passes) continue;
@@ -827,6 +827,7 @@ Result<Interpreter::Flow> Interpreter::execute_for(const Statement& statement) {
     scope_ = outer;
     if (flow == Flow::kBreak) break;
   }
+  if (loop) loop->items = {};  // the heap keeps the object to the end, but not what it went over
   if (num_run > 0) return Flow::kNext;
   return execute_in_scope(statement.otherwise);
 }
