@@ -51,41 +51,9 @@ struct Object {
   virtual const char* type_name() const = 0;
 };
 
-struct List final : Object {
-  enum class Flavor { kList, kTuple, kIterator, kRange, kKeys, kValues, kItems };
-  explicit List(Flavor of) : flavor(of) {}
-  const char* type_name() const override;
-  /// Changing and comparing as a list or tuple; the others are views.
-  bool is_list() const { return flavor == Flavor::kList; }
-  bool is_tuple() const { return flavor == Flavor::kTuple; }
-
-  Flavor flavor;
-  std::vector<Value> items;
-  size_t next = 0;    // kIterator: items before it are used up
-  std::string label;  // kRange: how it prints
-};
-
-/// Insertion order; keys are hashable values.
-struct Dict final : Object {
-  const char* type_name() const override { return "dict"; }
-  const Value* find(const Value& key) const;
-  Value* find(const Value& key);
-  /// Null when the key cannot be hashed.
-  Value* set(const Value& key, Value value);
-  bool erase(const Value& key);
-
-  std::vector<std::pair<Value, Value>> items;
-
- private:
-  size_t index_of(const Value& key) const;  // items.size() when absent
-  void reindex();
-  std::unordered_multimap<size_t, size_t> index_;  // hash to position; only for large ones
-};
-
-struct Namespace final : Object {
-  const char* type_name() const override { return "Namespace"; }
-  Dict attributes;
-};
+struct List;
+struct Dict;
+struct Namespace;
 
 /// Anything that can be called or has attributes of its own; see jinja_interpreter.h.
 struct Callable : Object {};
@@ -145,6 +113,42 @@ class Value {
     return found ? *found : nullptr;
   }
   std::variant<Undefined, None, bool, Int, double, TextRef, List*, Dict*, Namespace*, Callable*> v_;
+};
+
+struct List final : Object {
+  enum class Flavor { kList, kTuple, kIterator, kRange, kKeys, kValues, kItems };
+  explicit List(Flavor of) : flavor(of) {}
+  const char* type_name() const override;
+  /// Changing and comparing as a list or tuple; the others are views.
+  bool is_list() const { return flavor == Flavor::kList; }
+  bool is_tuple() const { return flavor == Flavor::kTuple; }
+
+  Flavor flavor;
+  std::vector<Value> items;
+  size_t next = 0;    // kIterator: items before it are used up
+  std::string label;  // kRange: how it prints
+};
+
+/// Insertion order; keys are hashable values.
+struct Dict final : Object {
+  const char* type_name() const override { return "dict"; }
+  const Value* find(const Value& key) const;
+  Value* find(const Value& key);
+  /// Null when the key cannot be hashed.
+  Value* set(const Value& key, Value value);
+  bool erase(const Value& key);
+
+  std::vector<std::pair<Value, Value>> items;
+
+ private:
+  size_t index_of(const Value& key) const;  // items.size() when absent
+  void reindex();
+  std::unordered_multimap<size_t, size_t> index_;  // hash to position; only for large ones
+};
+
+struct Namespace final : Object {
+  const char* type_name() const override { return "Namespace"; }
+  Dict attributes;
 };
 
 /// Owns the containers of one rendering.
