@@ -1,5 +1,5 @@
-// The loops of quantize.h for the including file's instruction set: vectors of 16, GCC's and
-// clang's extension, which are as many registers as it takes.
+// The loops of quantize.h for the including file's instruction set: GCC's and clang's vector
+// extension, one register wide.
 #pragma once
 
 #include <cstring>
@@ -12,12 +12,22 @@
 namespace videre {
 namespace {  // NOLINT: files of different instruction sets may not share inline functions
 
-typedef float VF __attribute__((vector_size(64)));
-typedef uint32_t VU __attribute__((vector_size(64)));
-typedef int32_t VI __attribute__((vector_size(64)));
-typedef uint16_t VH __attribute__((vector_size(32)));
-typedef uint8_t VB __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
 constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+constexpr int kVectors = kNvfp4Block / kLanes;  // of a block
+
+typedef float VF __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t VU __attribute__((vector_size(kLanes * 4)));
+typedef int32_t VI __attribute__((vector_size(kLanes * 4)));
+typedef uint64_t VL __attribute__((vector_size(kLanes * 4)));  // half as many, twice as wide
+typedef uint16_t VH __attribute__((vector_size(kLanes * 2)));
+typedef uint8_t VB __attribute__((vector_size(kLanes)));
+typedef uint8_t VN __attribute__((vector_size(kLanes / 2)));
 
 #define VIDERE_INLINE inline __attribute__((always_inline))
 
@@ -40,9 +50,9 @@ VIDERE_INLINE VF load(const void* src, DType dtype, int64_t i) {
   const VU is_small = (VU)(magnitude < 0x400);
   return (VF)((subnormal & is_small) | (normal & ~is_small) | sign);
 }
-// The last n < 16 elements, zeros behind them.
+// The last n < kLanes elements, zeros behind them.
 VIDERE_INLINE VF load_part(const void* src, DType dtype, int64_t i, int64_t n) {
-  uint8_t buffer[64] = {};
+  uint8_t buffer[kLanes * 4] = {};
   const size_t size = dtype == DType::kF32 ? 4 : 2;
   std::memcpy(buffer, static_cast<const uint8_t*>(src) + i * size, n * size);
   return load(buffer, dtype, 0);
@@ -97,10 +107,19 @@ VIDERE_INLINE float float_of(uint32_t bits) {
   return out;
 }
 // Magnitudes order as their bits do; NaN lies above infinity.
-VIDERE_INLINE uint32_t largest(VU magnitudes) {
-  uint32_t out = 0;
-  for (int i = 0; i < kLanes; ++i) out = magnitudes[i] > out ? magnitudes[i] : out;
-  return out;
+VIDERE_INLINE uint32_t largest(VU v) {
+#if defined(__AVX512F__)
+  v = larger_of(
+      v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+  v = larger_of(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = larger_of(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));
+#elif defined(__AVX2__)
+  v = larger_of(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = larger_of(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 2, 3, 0, 1));
+#else
+  v = larger_of(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+#endif
+  return v[0] > v[1] ? v[0] : v[1];
 }
 
 template <DType dtype>
@@ -128,24 +147,38 @@ void e4m3_of(uint8_t* out, const void* src, int64_t n, float scale) {
   }
 }
 
-// One block's scale code, and the number that its values are divided by (0: all codes are 0).
-VIDERE_INLINE uint8_t block_scale(VF x, float global_scale, float& divisor) {
-  const float most = float_of(largest((VU)x & 0x7fffffffu));
-  const float ratio = most == 0 ? 1.0f : most / (kE2m1Max * global_scale);
-  const VU code = e4m3_codes(splat(ratio));
-  divisor = e4m3_values(code)[0] * global_scale;
-  return static_cast<uint8_t>(code[0]);
+struct Block {
+  VF x[kVectors];
+  uint8_t scale;  // e4m3
+  float divisor;  // what values are divided by; 0: all codes are 0
+};
+
+template <DType dtype>
+VIDERE_INLINE Block load_block(const void* src, int64_t i, float global_scale) {
+  Block block;
+  VU most = {};
+  for (int k = 0; k < kVectors; ++k) {
+    block.x[k] = load(src, dtype, i + k * kLanes);
+    most = larger_of(most, (VU)block.x[k] & 0x7fffffffu);
+  }
+  const float amax = float_of(largest(most));
+  const VU code = e4m3_codes(splat(amax == 0 ? 1.0f : amax / (kE2m1Max * global_scale)));
+  block.scale = static_cast<uint8_t>(code[0]);
+  block.divisor = e4m3_values(code)[0] * global_scale;
+  return block;
 }
 
 template <DType dtype>
 void nvfp4_of(uint8_t* codes, uint8_t* scales, const void* src, int64_t n, float global_scale) {
   for (int64_t i = 0; i < n; i += kNvfp4Block) {
-    const VF x = load(src, dtype, i);
-    float divisor;
-    scales[i / kNvfp4Block] = block_scale(x, global_scale, divisor);
-    const VU code = divisor == 0 ? VU{} : e2m1_codes(x / splat(divisor));
-    for (int k = 0; k < kNvfp4Block / 2; ++k) {
-      codes[i / 2 + k] = static_cast<uint8_t>(code[2 * k] | (code[2 * k + 1] << 4));
+    const Block block = load_block<dtype>(src, i, global_scale);
+    scales[i / kNvfp4Block] = block.scale;
+    const VF divisor = splat(block.divisor);
+    for (int k = 0; k < kVectors; ++k) {
+      const VU code = block.divisor == 0 ? VU{} : e2m1_codes(block.x[k] / divisor);
+      const VL pair = (VL)code;  // the even code below the odd one
+      const VN packed = __builtin_convertvector((pair | (pair >> 28)) & 0xff, VN);
+      std::memcpy(codes + (i + k * kLanes) / 2, &packed, sizeof packed);
     }
   }
 }
@@ -163,11 +196,13 @@ void through_e4m3_of(float* out, const float* src, int64_t n, float scale) {
 
 void through_nvfp4_of(float* out, const float* src, int64_t n, float global_scale) {
   for (int64_t i = 0; i < n; i += kNvfp4Block) {
-    const VF x = load(src, DType::kF32, i);
-    float divisor;
-    block_scale(x, global_scale, divisor);
-    const VF y = divisor == 0 ? VF{} : e2m1_values(e2m1_codes(x / splat(divisor))) * splat(divisor);
-    std::memcpy(out + i, &y, sizeof y);
+    const Block block = load_block<DType::kF32>(src, i, global_scale);
+    const VF divisor = splat(block.divisor);
+    for (int k = 0; k < kVectors; ++k) {
+      const VF y =
+          block.divisor == 0 ? VF{} : e2m1_values(e2m1_codes(block.x[k] / divisor)) * divisor;
+      std::memcpy(out + i + k * kLanes, &y, sizeof y);
+    }
   }
 }
 
