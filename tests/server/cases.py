@@ -580,7 +580,6 @@ class Life(unittest.TestCase):
             ([self.MODEL, "--video-pruning-rate", "1"], 2, "video-pruning-rate"),
             ([self.MODEL, "--allowed-local-media-path", "/no/such/folder"], 2, "allowed-local"),
             ([self.MODEL, "--max-model-len", "10000000"], 2, "max-model-len"),
-            ([], 2, "model"),
         ]:
             with self.subTest(arguments=arguments):
                 code, text = self.code("serve", *arguments, "--port", str(harness.free_port()))
