@@ -8,6 +8,8 @@
 #include <CLI/Formatter.hpp>
 #include <cstdlib>
 
+#include "weights/model_files.h"
+
 namespace videre {
 namespace {
 
@@ -93,7 +95,7 @@ TEST(Flags, TheAnnouncementsCommandLines) {
 TEST(Flags, PositionalModelWins) {
   EXPECT_EQ(run({"--model", "b", "a"}).flags.engine.model, "a");
   EXPECT_EQ(run({"--model", "b"}).flags.engine.model, "b");
-  EXPECT_EQ(run({}).flags.engine.model, "");
+  EXPECT_EQ(run({}).flags.engine.model, builtin_model().files.empty() ? "" : kBuiltinModel);
   const Parsed question = run({"a"}, ModelArgument::kFlagOnly);
   EXPECT_EQ(question.code, 2);
 }
