@@ -34,7 +34,7 @@ struct Finished {
   std::optional<Error> error;
 };
 
-Finished read_all(Generation& generation, int n = 1) {
+Finished read_to_end(Generation& generation, int n = 1) {
   Finished out;
   out.choices.resize(n);
   while (!generation.done()) {
@@ -65,7 +65,7 @@ Finished run(Engine& engine, Request request) {
   const int n = request.sampling.n;
   auto generation = engine.submit(std::move(request));
   if (!generation.ok()) return {{}, {}, generation.error()};
-  return read_all(**generation, n);
+  return read_to_end(**generation, n);
 }
 
 // Of a request that must succeed.
@@ -206,7 +206,7 @@ TEST_P(EngineWays, GivesTheReferencesTokens) {
                                                    : tolerance::kGreedyMarginBFloat16;
   for (size_t i = 0; i < generations.size(); ++i) {
     const json::value& e2e = golden()[i % golden().size()];
-    const Finished finished = read_all(*generations[i]);
+    const Finished finished = read_to_end(*generations[i]);
     ASSERT_FALSE(finished.error) << finished.error->message;
     EXPECT_EQ(generations[i]->rendered_prompt(), e2e.at("rendered").as_string());
     EXPECT_EQ(finished.usage.prompt_tokens,
@@ -219,9 +219,9 @@ TEST_P(EngineWays, GivesTheReferencesTokens) {
       EXPECT_EQ(finished.choices[0].text, e2e.at("text_out").as_string());
     }
   }
-  const auto whole = ids_of(read_all(*others[0]));
+  const auto whole = ids_of(read_to_end(*others[0]));
   EXPECT_EQ(whole.size(), 200u);
-  for (int i = 1; i < 3; ++i) EXPECT_EQ(ids_of(read_all(*others[i])), whole);
+  for (int i = 1; i < 3; ++i) EXPECT_EQ(ids_of(read_to_end(*others[i])), whole);
   expect_all_given_back(*engine);
   const EngineStats stats = engine->stats();
   EXPECT_EQ(stats.num_preemptions > 0, std::string(GetParam().name) == "ShortOfMemory");
@@ -393,7 +393,7 @@ TEST_F(EngineTest, GivenUpRequestsGiveEverythingBack) {
     ASSERT_TRUE(generation.ok());
     if (i % 3 == 0) {
       (*generation)->cancel();
-      const Finished finished = read_all(**generation);
+      const Finished finished = read_to_end(**generation);
       EXPECT_TRUE(finished.error || finished.choices[0].reason == FinishReason::kAbort);
     } else if (i % 3 == 1) {
       (void)(*generation)->read(milliseconds(20));
@@ -436,7 +436,7 @@ TEST_F(EngineTest, ShutdownWaitsForThoseThatRun) {
   auto generation = engine->submit(text_request("Almost done.", 50));
   ASSERT_TRUE(generation.ok());
   std::thread stopper([&] { engine->shutdown(milliseconds(20000)); });
-  const Finished finished = read_all(**generation);
+  const Finished finished = read_to_end(**generation);
   stopper.join();
   ASSERT_FALSE(finished.error) << finished.error->message;
   EXPECT_EQ(finished.choices[0].reason, FinishReason::kLength);
