@@ -69,13 +69,28 @@ void ThreadPool::run(int64_t n, int64_t grain, void* body, Call call) {
   body_ = body;
   call_ = call;
   next_.store(0, std::memory_order_relaxed);
-  running_.store(num_threads_ - 1, std::memory_order_relaxed);
+  gate_.store(kOpen, std::memory_order_release);
   epoch_.fetch_add(1);  // seq_cst, so that a sleeper either sees it or is seen in sleepers_
   if (sleepers_.load() > 0) epoch_.notify_all();
   work(0);
-  for (int left; (left = running_.load(std::memory_order_acquire)) > 0;) {
-    if (!spin_while_equal(running_, left)) std::this_thread::yield();
+  // All parts are handed out: nobody enters any more, and those inside finish theirs.
+  uint32_t inside = gate_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  while (inside > 0) {
+    if (!spin_while_equal(gate_, inside)) std::this_thread::yield();
+    inside = gate_.load(std::memory_order_acquire);
   }
+}
+
+// Joins the open loop, whichever it is.
+bool ThreadPool::enter() {
+  uint32_t gate = gate_.load(std::memory_order_relaxed);
+  while (gate & kOpen) {
+    if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acquire,
+                                    std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 void ThreadPool::main_of(int worker) {
@@ -86,11 +101,11 @@ void ThreadPool::main_of(int worker) {
       epoch_.wait(seen);
       sleepers_.fetch_sub(1);
     }
-    // A loop ends only after every worker has left it, so epochs are never skipped.
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_.load()) return;
+    if (!enter()) continue;
     work(worker);
-    running_.fetch_sub(1, std::memory_order_release);
+    gate_.fetch_sub(1, std::memory_order_release);
   }
 }
 

@@ -1,5 +1,7 @@
 // A pool for loops of equal work: one caller at a time, no allocation a loop. Workers spin about
-// 50 us after a loop, since the next op is near, then sleep in a futex.
+// 50 us after a loop, since the next op is near, then sleep in a futex. A loop waits for workers
+// that have joined it, never for one that the system has not woken yet: on a busy machine the
+// caller then does the work alone.
 #pragma once
 
 #include <atomic>
@@ -44,16 +46,18 @@ class ThreadPool {
   using Call = void (*)(void* body, int64_t begin, int64_t end, int worker);
   void run(int64_t n, int64_t grain, void* body, Call call);
   void work(int worker);
+  bool enter();
   void main_of(int worker);
 
   int num_threads_ = 1;
-  // The loop at hand; written before epoch_ rises, read after.
+  // The loop at hand; written while the gate is closed and nobody is inside.
   int64_t n_ = 0, grain_ = 1;
   void* body_ = nullptr;
   Call call_ = nullptr;
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};    // rises with each loop
-  alignas(64) std::atomic<int> running_{0};       // workers that have not left the loop
+  alignas(64) std::atomic<uint32_t> epoch_{0};  // rises with each loop
+  alignas(64) std::atomic<uint32_t> gate_{0};   // workers inside the loop, and kOpen
+  static constexpr uint32_t kOpen = 1u << 31;
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::jthread> threads_;
