@@ -28,7 +28,9 @@ def pictures(count, seed):
     """Different each time, so that no cache answers."""
     draw = random.Random(seed)
     for _ in range(count):
-        image = Image.effect_noise((draw.randint(200, 500), draw.randint(200, 500)), draw.uniform(20, 90)).convert("RGB")
+        image = Image.effect_noise((draw.randint(200, 500), draw.randint(200, 500)), draw.uniform(20, 90)).convert(
+            "RGB"
+        )
         file = io.BytesIO()
         image.save(file, "JPEG")
         yield file.getvalue()
@@ -36,7 +38,8 @@ def pictures(count, seed):
 
 def through_llm(llm, files):
     conversations = [
-        [{"role": "user", "content": [{"type": "image", "image": data}, {"type": "text", "text": "What is it?"}]}] for data in files
+        [{"role": "user", "content": [{"type": "image", "image": data}, {"type": "text", "text": "What is it?"}]}]
+        for data in files
     ]
     start = time.monotonic()
     outputs = llm.chat(conversations, SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True), use_tqdm=False)
@@ -50,8 +53,16 @@ def through_server(port, files):
     for data in files:
         url = "data:image/jpeg;base64," + base64.b64encode(data).decode()
         part = {"type": "image_url", "image_url": {"url": url}}
-        todo.put(json.dumps({"messages": [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}],
-                             "temperature": 0, "max_tokens": TOKENS, "ignore_eos": True}))
+        todo.put(
+            json.dumps(
+                {
+                    "messages": [{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}],
+                    "temperature": 0,
+                    "max_tokens": TOKENS,
+                    "ignore_eos": True,
+                }
+            )
+        )
 
     def client():
         connection = http.client.HTTPConnection("127.0.0.1", port)
@@ -80,8 +91,10 @@ def main(model=None, count="200"):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    server = subprocess.Popen([sys.executable, "-m", "videre", "serve", *([model] if model else []), "--port", str(port), *flags],
-                              stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "videre", "serve", *([model] if model else []), "--port", str(port), *flags],
+        stderr=subprocess.DEVNULL,
+    )
     try:
         llm = LLM(model, **options)
         while True:
@@ -95,8 +108,10 @@ def main(model=None, count="200"):
         for turn in range(ROUNDS):
             ours.append(through_llm(llm, list(pictures(int(count), 2 * turn))))
             theirs.append(through_server(port, list(pictures(int(count), 2 * turn + 1))))
-        print(f"LLM.chat {statistics.median(ours):.2f}, server with {CLIENTS} clients {statistics.median(theirs):.2f} prompts a second: "
-              f"{100 * statistics.median(ours) / statistics.median(theirs):.0f} %  (rounds {[f'{x:.1f}' for x in ours]}, {[f'{x:.1f}' for x in theirs]})")
+        print(
+            f"LLM.chat {statistics.median(ours):.2f}, server with {CLIENTS} clients {statistics.median(theirs):.2f} prompts a second: "
+            f"{100 * statistics.median(ours) / statistics.median(theirs):.0f} %  (rounds {[f'{x:.1f}' for x in ours]}, {[f'{x:.1f}' for x in theirs]})"
+        )
     finally:
         server.terminate()
         server.wait()

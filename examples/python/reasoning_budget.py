@@ -14,9 +14,7 @@ def main(model: str | None = None) -> None:
         {"role": "user", "content": "A train leaves at 9:40 and arrives at 11:05. How long does it take?"},
     ]
     # First the reasoning alone: it ends by itself at </think>, or when the budget is spent.
-    thought = llm.chat(
-        messages, SamplingParams(temperature=0, max_tokens=BUDGET, stop="</think>"), use_tqdm=False
-    )[0]
+    thought = llm.chat(messages, SamplingParams(temperature=0, max_tokens=BUDGET, stop="</think>"), use_tqdm=False)[0]
     reasoning = thought.outputs[0].text
     in_time = thought.outputs[0].stop_reason == "</think>"
     print(f"reasoning, {len(thought.outputs[0].token_ids)} tokens{'' if in_time else ', cut'}: {reasoning}")

@@ -2,13 +2,14 @@
 
 import asyncio
 import sys
+from typing import Any
 
 from videre import LLM, AsyncLLM, SamplingParams
 
 PARAMS = SamplingParams(temperature=0, max_tokens=24)
 
 
-def conversation(text: str) -> list[dict]:
+def conversation(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 

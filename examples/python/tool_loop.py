@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from typing import Any
 
 from videre import LLM, SamplingParams
 
@@ -23,7 +24,7 @@ TOOLS = [
 FUNCTIONS = {"add": lambda a, b: {"sum": a + b}}
 
 
-def tool_calls(text: str) -> list[dict]:
+def tool_calls(text: str) -> list[dict[str, Any]]:
     """Calls in the model's own form: <TOOLCALL>[{"name": …, "arguments": {…}}]</TOOLCALL>."""
     found = re.search(r"<TOOLCALL>(.*?)</TOOLCALL>", text, re.DOTALL)
     try:
@@ -34,7 +35,7 @@ def tool_calls(text: str) -> list[dict]:
 
 def main(model: str | None = None) -> None:
     llm = LLM(model, max_model_len=8192)
-    messages: list[dict] = [{"role": "user", "content": "What is 17 plus 25?"}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "What is 17 plus 25?"}]
     for _ in range(4):
         params = SamplingParams(temperature=0, max_tokens=64, skip_special_tokens=False)
         text = llm.chat(messages, params, tools=TOOLS, use_tqdm=False)[0].outputs[0].text

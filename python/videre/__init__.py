@@ -1,11 +1,13 @@
 """Videre: NVIDIA Nemotron-Nano-12B-v2-VL from Python; pictures and video in, text out.
 
-    from videre import LLM, SamplingParams
+from videre import LLM, SamplingParams
 
-    llm = LLM()  # the built-in model; or a checkpoint's folder
-    out = llm.generate("The sky is", SamplingParams(temperature=0, max_tokens=8))
-    print(out[0].outputs[0].text)
+llm = LLM()  # the built-in model; or a checkpoint's folder
+out = llm.generate("The sky is", SamplingParams(temperature=0, max_tokens=8))
+print(out[0].outputs[0].text)
 """
+
+from typing import TYPE_CHECKING
 
 from ._errors import (
     Error,
@@ -43,7 +45,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+if TYPE_CHECKING:
+    from .async_llm import AsyncLLM
+
+
+def __getattr__(name: str) -> object:
     if name == "AsyncLLM":  # asyncio doubles the time of import, so it waits until it is wanted
         from .async_llm import AsyncLLM
 

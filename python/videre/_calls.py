@@ -31,9 +31,12 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"a {type(value).__name__} where text or numbers belong")
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain).encode
+
+
 def to_json(value: Any, what: str) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_plain)
+        return _encode(value)
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(f"{what}: {error}", param=what) from None
 
@@ -63,7 +66,9 @@ class TextRequests:
     def __init__(self, bos: str):
         self.bos = bos
 
-    def make(self, prompt: Any, sampling: str, fields: Mapping[str, Any], add_special_tokens: bool | None):
+    def make(
+        self, prompt: Any, sampling: str, fields: Mapping[str, Any], add_special_tokens: bool | None
+    ) -> _videre.Request:
         if isinstance(prompt, str):
             prompt = {"prompt": prompt}
         elif isinstance(prompt, Sequence) and not isinstance(prompt, (bytes, bytearray)):
@@ -179,7 +184,7 @@ class Call:
         if self.on_error == "raise":
             raise error
         self.num_finished += 1
-        return RequestOutput(str(self.first_id + index), index, None, None, [], True, error=error)
+        return RequestOutput(str(self.first_id + index), index, "", [], [], True, error=error)
 
     def _outputs(self, events: list[Any]) -> list[RequestOutput]:
         outputs = []
@@ -221,7 +226,7 @@ class Call:
                 self._prompts.pop(index, None)
                 num_tokens += self._tokens.pop(index, 0)
                 metrics = RequestMetrics(submitted_s, first_s, monotonic(), num_tokens)
-                cached = generation.usage["cached_tokens"]
+                cached = generation.num_cached_tokens
                 self.num_finished += 1
             outputs.append(
                 RequestOutput(

@@ -1,5 +1,7 @@
 """Exceptions: one family, each also of the standard kind that scripts catch."""
 
+from collections.abc import Iterable
+
 
 class Error(Exception):
     """Something the engine refused or could not do.
@@ -18,7 +20,7 @@ class Error(Exception):
             self.code = code
         self.param = param
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type["Error"], tuple[str, str, str]]:
         return type(self), (str(self), self.code, self.param)
 
 
@@ -63,7 +65,7 @@ def make_error(code: str, message: str, param: str) -> Error:
     return _CLASSES.get(code, Error)(message, code, param)
 
 
-def unknown_name(what: str, name: str, known) -> str:
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """`what` got a name that is not known, and the one that was probably meant."""
     from . import _videre
 

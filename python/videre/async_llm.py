@@ -31,13 +31,27 @@ class AsyncLLM:
         self._llm = await asyncio.to_thread(LLM, model, **kwargs)
         return self
 
-    def chat(self, messages: Any, sampling_params: Any = None, *, stream: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
+    def chat(
+        self,
+        messages: Any,
+        sampling_params: Any = None,
+        *,
+        stream: bool = False,
+        on_error: str = "raise",
+        **kwargs: Any,
+    ) -> Any:
         """As LLM.chat: a coroutine of the list of outputs, or with `stream` an async iterator of pieces."""
-        return self._run(self._llm._chat, {"messages": messages, "sampling_params": sampling_params, **kwargs}, stream, on_error)
+        return self._run(
+            self._llm._chat, {"messages": messages, "sampling_params": sampling_params, **kwargs}, stream, on_error
+        )
 
-    def generate(self, prompts: Any, sampling_params: Any = None, *, stream: bool = False, on_error: str = "raise", **kwargs: Any) -> Any:
+    def generate(
+        self, prompts: Any, sampling_params: Any = None, *, stream: bool = False, on_error: str = "raise", **kwargs: Any
+    ) -> Any:
         """As LLM.generate, in the same two forms."""
-        return self._run(self._llm._generate, {"prompts": prompts, "sampling_params": sampling_params, **kwargs}, stream, on_error)
+        return self._run(
+            self._llm._generate, {"prompts": prompts, "sampling_params": sampling_params, **kwargs}, stream, on_error
+        )
 
     async def plan(self, *args: Any, **kwargs: Any) -> Any:
         return await asyncio.to_thread(self._llm.plan, *args, **kwargs)

@@ -6,7 +6,7 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 from . import _videre
 from ._calls import Call, TextRequests, body_fields, chat_request
@@ -129,7 +129,38 @@ class LLM:
 
     # --- Running ---------------------------------------------------------------------------------
 
+    @overload
     def chat(
+        self,
+        messages: Sequence[Any],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: Any = True,
+        lora_request: None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+        *,
+        media_io_kwargs: Mapping[str, Any] | None = None,
+        stream: Literal[False] = False,
+        on_error: str = "raise",
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Any],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        stream: Literal[True],
+        **kwargs: Any,
+    ) -> Iterator[RequestOutput]: ...
+
+    def chat(  # type: ignore[misc]
         self,
         messages: Sequence[Any],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
@@ -147,7 +178,7 @@ class LLM:
         media_io_kwargs: Mapping[str, Any] | None = None,
         stream: bool = False,
         on_error: str = "raise",
-    ) -> Any:
+    ) -> list[RequestOutput] | Iterator[RequestOutput]:
         """Answers one conversation or a list of them; one RequestOutput each, in order.
 
         messages: as the OpenAI protocol has them. Parts of content may be text, image_url and
@@ -160,11 +191,34 @@ class LLM:
         on_error: "raise" ends the call at the first prompt that fails; "return" gives that prompt an
             output with `error` set and goes on
         """
-        return self._run(
-            *self._chat(locals()), stream=stream, on_error=on_error, use_tqdm=use_tqdm
-        )
+        return self._run(*self._chat(locals()), stream=stream, on_error=on_error, use_tqdm=use_tqdm)
 
+    @overload
     def generate(
+        self,
+        prompts: Any,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: Any = True,
+        lora_request: None = None,
+        priority: Any = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+        stream: Literal[False] = False,
+        on_error: str = "raise",
+    ) -> list[RequestOutput]: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: Any,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        stream: Literal[True],
+        **kwargs: Any,
+    ) -> Iterator[RequestOutput]: ...
+
+    def generate(  # type: ignore[misc]
         self,
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
@@ -176,7 +230,7 @@ class LLM:
         mm_processor_kwargs: Mapping[str, Any] | None = None,
         stream: bool = False,
         on_error: str = "raise",
-    ) -> Any:
+    ) -> list[RequestOutput] | Iterator[RequestOutput]:
         """Continues one prompt or a list of them; one RequestOutput each, in order.
 
         prompts: text, token ids, or a dict with `prompt` or `prompt_token_ids` and optionally
@@ -190,9 +244,7 @@ class LLM:
         Text prompts start with the tokenizer's BOS unless they bring it or have media.
         The rest is as for `chat`.
         """
-        return self._run(
-            *self._generate(locals()), stream=stream, on_error=on_error, use_tqdm=use_tqdm
-        )
+        return self._run(*self._generate(locals()), stream=stream, on_error=on_error, use_tqdm=use_tqdm)
 
     def plan(
         self,
@@ -304,9 +356,7 @@ class LLM:
         with self._id_lock:
             first_id = self._next_id
             self._next_id += len(params)
-        return Call(
-            self._engine, make, params, self._max_running, self._held_bytes, stream, on_error, first_id
-        )
+        return Call(self._engine, make, params, self._max_running, self._held_bytes, stream, on_error, first_id)
 
     def _run(
         self,

@@ -22,9 +22,7 @@ def _pil_pixels(image: Any) -> tuple[bytes, int, int]:
     from PIL import Image, ImageOps
 
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (
-        image.mode in ("P", "L") and "transparency" in image.info
-    ):
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or (image.mode in ("P", "L") and "transparency" in image.info):
         image = image.convert("RGBA")
         flat = Image.new("RGB", image.size, (255, 255, 255))
         flat.paste(image, mask=image.getchannel("A"))

@@ -34,8 +34,10 @@ class Bar:
         elapsed = self._shown - self._start
         share = self.n / self.total if self.total else 1.0
         filled = int(20 * share)
-        line = f"{self.desc}: {100 * share:3.0f}%|{'#' * filled}{' ' * (20 - filled)}| {self.n}/{self.total} " \
-               f"[{elapsed:.0f}s, {self.n / elapsed if elapsed > 0 else 0:.2f}it/s{', ' + self.postfix if self.postfix else ''}]"
+        line = (
+            f"{self.desc}: {100 * share:3.0f}%|{'#' * filled}{' ' * (20 - filled)}| {self.n}/{self.total} "
+            f"[{elapsed:.0f}s, {self.n / elapsed if elapsed > 0 else 0:.2f}it/s{', ' + self.postfix if self.postfix else ''}]"
+        )
         start = "\r" if self._tty else ""
         sys.stderr.write(start + line + ("\n" if last else ""))
         sys.stderr.flush()
@@ -48,7 +50,7 @@ def bar_class(use_tqdm: Any) -> Any:
     if callable(use_tqdm):
         return use_tqdm
     try:
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
     except ImportError:
         return Bar
     return tqdm

@@ -130,6 +130,9 @@ class SamplingParams:
 
     def _json(self) -> str:
         """The fields of a request's body, without braces."""
+        cached: str | None = self.__dict__.get("_cached")
+        if cached is not None:
+            return cached
         fields: dict[str, Any] = {}
         for name in _PLAIN:
             value = getattr(self, name)
@@ -142,9 +145,19 @@ class SamplingParams:
             fields["logprobs"] = True
             fields["top_logprobs"] = int(self.logprobs)
         try:
-            return json.dumps(fields, separators=(",", ":"), default=_plain_value)[1:-1]
+            text = _encode(fields)[1:-1]
         except (TypeError, ValueError) as error:
             raise InvalidRequestError(f"sampling parameters: {error}") from None
+        if not any(isinstance(value, (list, dict)) for value in fields.values()):  # these may change in place
+            self.__dict__["_cached"] = text
+        return text
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop("_cached", None)
+        self.__dict__[name] = value
+
+    def _fields(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_cached"}
 
     def clone(self) -> "SamplingParams":
         """A copy that may be changed on its own."""
@@ -153,15 +166,18 @@ class SamplingParams:
         return copy.deepcopy(self)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SamplingParams) and self.__dict__ == other.__dict__
+        return isinstance(other, SamplingParams) and self._fields() == other._fields()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return "SamplingParams(" + ", ".join(f"{name}={value!r}" for name, value in self.__dict__.items()) + ")"
+        return "SamplingParams(" + ", ".join(f"{name}={value!r}" for name, value in self._fields().items()) + ")"
 
 
 def _plain_value(value: Any) -> Any:
     if hasattr(value, "item"):  # numpy's scalars
         return value.item()
     return {"type": type(value).__name__}  # structured outputs and the like, which are refused by name
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_plain_value).encode

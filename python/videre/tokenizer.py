@@ -16,7 +16,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        return self._engine.info["vocab_size"]
+        return int(self._engine.info["vocab_size"])
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Ids of `text`, exactly as the reference tokenizer's."""

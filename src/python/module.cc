@@ -783,7 +783,8 @@ NB_MODULE(_videre, m) {
       .def_prop_ro("prompt", [](const Generation& self) { return text_of(self.rendered_prompt()); })
       .def_prop_ro("prompt_token_ids",
                    [](const Generation& self) { return ids_of(self.prompt_token_ids()); })
-      .def_prop_ro("usage", [](const Generation& self) { return usage_of(self.usage()); });
+      .def_prop_ro("num_cached_tokens",
+                   [](const Generation& self) { return self.usage().cached_tokens; });
 
   nb::class_<Reader>(m, "Reader")
       .def(nb::init<>())
@@ -824,8 +825,6 @@ NB_MODULE(_videre, m) {
       .def_prop_ro("memory_plan", &memory_plan_of)
       .def_prop_ro("stats", &stats_of)
       .def_prop_ro("default_sampling", &default_sampling_of)
-      .def_prop_ro("max_logprobs",
-                   [](const PythonEngine& self) { return self.options().max_logprobs; })
       .def_prop_ro("chat_template_content_format", [](const PythonEngine& self) {
         return self.options().chat_template_content_format;
       });

@@ -23,14 +23,26 @@ options = argparse.Namespace()
 def run(*words):
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=600)
     if done.returncode != 0:
-        raise AssertionError(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise AssertionError(
+            f"{' '.join(map(str, words))}: exit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     return done.stdout
 
 
 def build(name, *definitions, target="all"):
     folder = options.work / name
-    run("cmake", "-S", EXAMPLES, "-B", folder, "-G", "Ninja", f"-DCMAKE_PREFIX_PATH={options.prefix}",
-        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror -Wno-missing-field-initializers", *definitions)
+    run(
+        "cmake",
+        "-S",
+        EXAMPLES,
+        "-B",
+        folder,
+        "-G",
+        "Ninja",
+        f"-DCMAKE_PREFIX_PATH={options.prefix}",
+        "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror -Wno-missing-field-initializers",
+        *definitions,
+    )
     run("cmake", "--build", folder, "--target", target)
     return folder
 
@@ -50,10 +62,14 @@ class Library(unittest.TestCase):
 
     def test_only_public_names_show(self):
         library = next(options.prefix.glob("lib*/**/libvidere.so"))
-        shown = {re.sub(r"^videre::|\(.*", "", line.split(" ", 2)[2])
-                 for line in run("nm", "-DC", "--defined-only", library).splitlines()}
+        shown = {
+            re.sub(r"^videre::|\(.*", "", line.split(" ", 2)[2])
+            for line in run("nm", "-DC", "--defined-only", library).splitlines()
+        }
         self.assertEqual(shown, PUBLIC)
-        headers = {str(path.relative_to(options.prefix / "include")) for path in (options.prefix / "include").rglob("*.h")}
+        headers = {
+            str(path.relative_to(options.prefix / "include")) for path in (options.prefix / "include").rglob("*.h")
+        }
         self.assertEqual(headers, {f"videre/{path.name}" for path in (ROOT / "include/videre").glob("*.h")})
 
     def test_versions(self):
@@ -69,13 +85,17 @@ class Library(unittest.TestCase):
     def test_static_gives_the_same(self):
         static = build("static", "-DSTATIC=ON", target="picture")
         self.assertNotIn("libvidere", run("ldd", static / "picture"))
-        self.assertEqual(self.example("picture", MEDIA / "wide.jpg", folder=static), self.example("picture", MEDIA / "wide.jpg"))
+        self.assertEqual(
+            self.example("picture", MEDIA / "wide.jpg", folder=static), self.example("picture", MEDIA / "wide.jpg")
+        )
 
     def test_picture(self):
         self.assertIn("481x202 px", self.example("picture", MEDIA / "wide.jpg"))
 
     def test_refusals_have_exit_codes(self):
-        done = subprocess.run([self.shared / "picture", MEDIA / "wide.jpg", "/nowhere"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [self.shared / "picture", MEDIA / "wide.jpg", "/nowhere"], capture_output=True, text=True, check=False
+        )
         self.assertEqual(done.returncode, 3)
         self.assertIn("/nowhere", done.stderr)
 

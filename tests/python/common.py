@@ -24,8 +24,13 @@ def e2e(kind):
 def load(**kwargs):
     from videre import LLM
 
-    options = dict(max_model_len=8192, max_num_seqs=8, dtype="float32", allowed_local_media_path=str(TESTS),
-                   media_io_kwargs={"video": {"fps": 2, "num_frames": 128}})
+    options = dict(
+        max_model_len=8192,
+        max_num_seqs=8,
+        dtype="float32",
+        allowed_local_media_path=str(TESTS),
+        media_io_kwargs={"video": {"fps": 2, "num_frames": 128}},
+    )
     options.update(kwargs)
     return LLM(MODEL, **options)
 
@@ -69,7 +74,10 @@ class Case(unittest.TestCase):
         end = time.monotonic() + 10
         while True:
             stats = llm._engine.stats
-            left = {key: stats[key] for key in ("num_running", "num_waiting", "num_preparing", "kv_blocks_used", "state_slots_used")}
+            left = {
+                key: stats[key]
+                for key in ("num_running", "num_waiting", "num_preparing", "kv_blocks_used", "state_slots_used")
+            }
             if not any(left.values()):
                 return
             if time.monotonic() > end:

@@ -21,9 +21,14 @@ class Step(Exception):
 
 def run(*words, env=None, quiet=True):
     started = time.monotonic()
-    done = subprocess.run([str(word) for word in words], check=False, env=env, text=True,
-                          stdout=subprocess.PIPE if quiet else None,
-                          stderr=subprocess.STDOUT if quiet else None)
+    done = subprocess.run(
+        [str(word) for word in words],
+        check=False,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE if quiet else None,
+        stderr=subprocess.STDOUT if quiet else None,
+    )
     if done.returncode != 0:
         raise Step(f"{' '.join(map(str, words))}: exit code {done.returncode}\n{(done.stdout or '')[-4000:]}")
     return time.monotonic() - started
@@ -43,34 +48,70 @@ def environment(python, folder, wanted):
 
 def make_wheel(python, build, work):
     """The wheel for this Python, out of what is compiled already."""
-    version = subprocess.check_output([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True).strip()
+    version = subprocess.check_output(
+        [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], text=True
+    ).strip()
     tools = environment(python, work / f"tools-{version}", BUILD_TOOLS)
     out = work / f"wheel-{version}"
     shutil.rmtree(out, ignore_errors=True)
-    seconds = run(tools, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
-                  "--no-build-isolation", "-w", out, "-C", f"build-dir={work / ('build-' + version)}",
-                  "-C", f"cmake.define.VIDERE_PREBUILT={build}", ROOT,
-                  env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": "2"})
+    seconds = run(
+        tools,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        out,
+        "-C",
+        f"build-dir={work / ('build-' + version)}",
+        "-C",
+        f"cmake.define.VIDERE_PREBUILT={build}",
+        ROOT,
+        env={**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": "2"},
+    )
     wheel = next(out.glob("*.whl"))
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.1f} MB, made in {seconds:.0f} s", flush=True)
     return wheel
 
 
 def install(python, wheel):
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--force-reinstall", wheel)
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--force-reinstall",
+        wheel,
+    )
 
 
 def other_pythons():
     """One CPython of each version from 3.11 on, but the one that runs this."""
     found = {}
-    places = [*os.environ.get("PATH", "").split(os.pathsep),
-              *map(str, pathlib.Path.home().glob(".pyenv/versions/*/bin"))]
+    places = [
+        *os.environ.get("PATH", "").split(os.pathsep),
+        *map(str, pathlib.Path.home().glob(".pyenv/versions/*/bin")),
+    ]
     for place in places:
         for path in pathlib.Path(place).glob("python3.1[0-9]"):
             minor = int(path.name.rpartition(".")[2])
-            works = minor >= 11 and minor != sys.version_info.minor and minor not in found and subprocess.run(
-                [str(path), "-c", "import sys, venv; assert sys.implementation.name == 'cpython'"],
-                check=False, capture_output=True).returncode == 0
+            works = (
+                minor >= 11
+                and minor != sys.version_info.minor
+                and minor not in found
+                and subprocess.run(
+                    [str(path), "-c", "import sys, venv; assert sys.implementation.name == 'cpython'"],
+                    check=False,
+                    capture_output=True,
+                ).returncode
+                == 0
+            )
             if works:
                 found[minor] = path
     return [found[minor] for minor in sorted(found)]
@@ -86,8 +127,9 @@ def main():
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "VIDERE_", "PYTHON"))}
-    env.update(PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", VIDERE_TEST_WORK=str(work),
-               VIDERE_TEST_MODEL=arguments.model)
+    env.update(
+        PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", VIDERE_TEST_WORK=str(work), VIDERE_TEST_MODEL=arguments.model
+    )
     try:
         packages = [line for line in (HERE / "requirements.txt").read_text().splitlines() if line]
         python = environment(sys.executable, work / "venv", packages)

@@ -10,9 +10,13 @@ from common import MEDIA, MODEL, Case, e2e, greedy, processor, shared, system, u
 
 class Alone(Case):
     def test_import_is_quick_and_brings_no_other_package(self):
-        code = ("import sys, time; t = time.perf_counter(); import videre; took = time.perf_counter() - t; "
-                "print(took, ','.join(m for m in ('numpy', 'PIL', 'torch', 'asyncio', 'tqdm') if m in sys.modules))")
-        runs = [subprocess.check_output([sys.executable, "-c", code], text=True).strip().partition(" ") for _ in range(4)]
+        code = (
+            "import sys, time; t = time.perf_counter(); import videre; took = time.perf_counter() - t; "
+            "print(took, ','.join(m for m in ('numpy', 'PIL', 'torch', 'asyncio', 'tqdm') if m in sys.modules))"
+        )
+        runs = [
+            subprocess.check_output([sys.executable, "-c", code], text=True).strip().partition(" ") for _ in range(4)
+        ]
         self.assertEqual({run[2] for run in runs}, {""})
         self.assertLess(min(float(run[0]) for run in runs), 0.1)
 
@@ -34,8 +38,12 @@ class Alone(Case):
         for words in (["-m", "videre", "--version"], ["-m", "videre", "tokenize", MODEL]):
             done = subprocess.run([sys.executable, *words], input="Hello", capture_output=True, text=True, check=True)
             self.assertTrue(done.stdout.strip())
-        done = subprocess.run([sys.executable, "-m", "videre.entrypoints.openai.api_server", "--prot", "1"],
-                              capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "videre.entrypoints.openai.api_server", "--prot", "1"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         self.assertEqual(done.returncode, 2)
         self.assertIn("--port", done.stderr)
 
@@ -57,18 +65,39 @@ class Alone(Case):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         server = subprocess.Popen(
-            [sys.executable, "-m", "videre.entrypoints.openai.api_server", "--model", MODEL, "--trust-remote-code",
-             "--media-io-kwargs", '{"video": {"fps": 2, "num_frames": 128} }', "--max-model-len", "4096",
-             "--data-parallel-size", "1", "--port", str(port), "--allowed-local-media-path", "/",
-             "--video-pruning-rate", "0.75", "--served-model-name", "nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16"],
-            stderr=subprocess.DEVNULL)
+            [
+                sys.executable,
+                "-m",
+                "videre.entrypoints.openai.api_server",
+                "--model",
+                MODEL,
+                "--trust-remote-code",
+                "--media-io-kwargs",
+                '{"video": {"fps": 2, "num_frames": 128} }',
+                "--max-model-len",
+                "4096",
+                "--data-parallel-size",
+                "1",
+                "--port",
+                str(port),
+                "--allowed-local-media-path",
+                "/",
+                "--video-pruning-rate",
+                "0.75",
+                "--served-model-name",
+                "nvidia/NVIDIA-Nemotron-Nano-12B-v2-VL-BF16",
+            ],
+            stderr=subprocess.DEVNULL,
+        )
         try:
             end = time.monotonic() + 30
             while True:
                 try:
                     client = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
                     body = {"messages": [user("Describe the image.", url_part("image", "wide.jpg"))], "max_tokens": 4}
-                    client.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+                    client.request(
+                        "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
+                    )
                     answer = client.getresponse()
                     text = answer.read()
                     client.close()

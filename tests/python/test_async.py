@@ -20,7 +20,9 @@ class Async(unittest.IsolatedAsyncioTestCase):
         here = await self.llm.chat(conversations, greedy(8))
         there = shared().chat(conversations, greedy(8), use_tqdm=False)
         self.assertEqual([out.outputs[0].token_ids for out in here], [out.outputs[0].token_ids for out in there])
-        text = "".join([piece.outputs[0].text async for piece in self.llm.chat(conversations[0], greedy(8), stream=True)])
+        text = "".join(
+            [piece.outputs[0].text async for piece in self.llm.chat(conversations[0], greedy(8), stream=True)]
+        )
         self.assertEqual(text, there[0].outputs[0].text)
 
     async def test_side_by_side(self):

@@ -13,7 +13,13 @@ CHOSEN = os.environ.get("VIDERE_TEST_MODEL") or MODEL
 
 class Examples(Case):
     def run_example(self, name, *words):
-        done = subprocess.run([sys.executable, str(EXAMPLES / name), *map(str, words)], capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / name), *map(str, words)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
         self.assertEqual(done.returncode, 0, done.stderr[-2000:])
         self.assertTrue(done.stdout.strip())
         return done.stdout

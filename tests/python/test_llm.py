@@ -13,11 +13,17 @@ from videre import SamplingParams
 class Chat(Case):
     def test_many_conversations_come_back_in_order(self):
         cases = e2e("image") + e2e("video")
-        one = [[system(), user(case["text"], *(url_part(case["kind"], name) for name in case["files"]))] for case in cases]
+        one = [
+            [system(), user(case["text"], *(url_part(case["kind"], name) for name in case["files"]))] for case in cases
+        ]
         lengths = [1 + i % 12 for i in range(40)]
         picked = [0] * 40
-        outs = shared().chat([one[i] for i in picked], [greedy(n) for n in lengths], use_tqdm=False,
-                             mm_processor_kwargs=processor(cases[0]))
+        outs = shared().chat(
+            [one[i] for i in picked],
+            [greedy(n) for n in lengths],
+            use_tqdm=False,
+            mm_processor_kwargs=processor(cases[0]),
+        )
         for n, out in zip(lengths, outs):
             self.assertEqual(out.outputs[0].token_ids, cases[0]["greedy"][:n])
         self.assertEqual([int(out.request_id) - int(outs[0].request_id) for out in outs], list(range(40)))
@@ -27,50 +33,107 @@ class Chat(Case):
         self.assertEqual(len(shared().chat([{"role": "user", "content": "Hi"}], greedy(2), use_tqdm=False)), 1)
 
     def test_template_options(self):
-        out = shared().chat([user("Hi"), {"role": "assistant", "content": "It is"}], greedy(2), use_tqdm=False,
-                            add_generation_prompt=False, continue_final_message=True)[0]
+        out = shared().chat(
+            [user("Hi"), {"role": "assistant", "content": "It is"}],
+            greedy(2),
+            use_tqdm=False,
+            add_generation_prompt=False,
+            continue_final_message=True,
+        )[0]
         self.assertTrue(out.prompt.endswith("It is"))
-        out = shared().chat([user("Hi")], greedy(2), use_tqdm=False, chat_template="{{ messages[0]['content'][0]['text'] }}!{{ x }}",
-                            chat_template_kwargs={"x": 5})[0]
+        out = shared().chat(
+            [user("Hi")],
+            greedy(2),
+            use_tqdm=False,
+            chat_template="{{ messages[0]['content'][0]['text'] }}!{{ x }}",
+            chat_template_kwargs={"x": 5},
+        )[0]
         self.assertEqual(out.prompt, "Hi!5")
         tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
         self.assertIn("add", shared().chat([user("Hi")], greedy(1), use_tqdm=False, tools=tools)[0].prompt)
 
     def test_bad_messages(self):
         for messages, kind, pattern in (
-            ([], ValueError, "empty"), ([[]], ValueError, "empty"), ("Hi", TypeError, "expected a list"), (5, TypeError, "expected a list"),
-            ([{"content": "Hi"}], ValueError, "role is missing"), ([{"role": "user", "content": 5}], ValueError, "content"),
+            ([], ValueError, "empty"),
+            ([[]], ValueError, "empty"),
+            ("Hi", TypeError, "expected a list"),
+            (5, TypeError, "expected a list"),
+            ([{"content": "Hi"}], ValueError, "role is missing"),
+            ([{"role": "user", "content": 5}], ValueError, "content"),
             ([{"role": "user", "content": [{"type": "audio_url"}]}], ValueError, "no audio"),
-            ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}], ValueError, ""),
+            (
+                [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}],
+                ValueError,
+                "",
+            ),
         ):
             with self.subTest(messages=messages):
                 self.refused(kind, pattern, lambda: shared().chat(messages, use_tqdm=False))
-        self.refused(ValueError, "exclude|both true", lambda: shared().chat([user("a")], continue_final_message=True, use_tqdm=False))
+        self.refused(
+            ValueError,
+            "exclude|both true",
+            lambda: shared().chat([user("a")], continue_final_message=True, use_tqdm=False),
+        )
 
 
 class Generate(Case):
     def test_kinds_of_prompts(self):
         text = shared().generate("Hello, world!", greedy(4), use_tqdm=False)[0]
         ids = text.prompt_token_ids
-        for prompt in ({"prompt": "Hello, world!"}, ["Hello, world!"], ids, [ids], {"prompt_token_ids": ids}, [{"prompt_token_ids": np.array(ids)}],
-                       "<s>Hello, world!"):
+        for prompt in (
+            {"prompt": "Hello, world!"},
+            ["Hello, world!"],
+            ids,
+            [ids],
+            {"prompt_token_ids": ids},
+            [{"prompt_token_ids": np.array(ids)}],
+            "<s>Hello, world!",
+        ):
             out = shared().generate(prompt, greedy(4), use_tqdm=False)
             self.assertEqual([one.outputs[0].token_ids for one in out], [text.outputs[0].token_ids])
         self.assertEqual(shared().generate([], use_tqdm=False), [])
-        bare = shared().generate("Hello, world!", greedy(1), use_tqdm=False, tokenization_kwargs={"add_special_tokens": False})[0]
+        bare = shared().generate(
+            "Hello, world!", greedy(1), use_tqdm=False, tokenization_kwargs={"add_special_tokens": False}
+        )[0]
         self.assertEqual(bare.prompt_token_ids, ids[1:])
 
     def test_bad_prompts(self):
-        for prompt, kind in ((5, TypeError), ({}, ValueError), ({"prompt": 5}, ValueError), ([5.5], ValueError), ("", ValueError),
-                             ({"prompt_token_ids": ["a"]}, ValueError), ({"prompt_token_ids": [10**6]}, ValueError), ({"prompt_token_ids": [2**40]}, ValueError),
-                             ({"prompt_token_ids": [1], "multi_modal_data": {"image": bytes(3)}}, ValueError)):
+        for prompt, kind in (
+            (5, TypeError),
+            ({}, ValueError),
+            ({"prompt": 5}, ValueError),
+            ([5.5], ValueError),
+            ("", ValueError),
+            ({"prompt_token_ids": ["a"]}, ValueError),
+            ({"prompt_token_ids": [10**6]}, ValueError),
+            ({"prompt_token_ids": [2**40]}, ValueError),
+            ({"prompt_token_ids": [1], "multi_modal_data": {"image": bytes(3)}}, ValueError),
+        ):
             with self.subTest(prompt=prompt):
-                self.refused(kind, "", lambda: shared().generate(prompt, use_tqdm=False, tokenization_kwargs={"add_special_tokens": False}))
-        self.refused(ValueError, "2 prompts and 3 sampling_params", lambda: shared().generate(["a", "b"], [greedy(1)] * 3, use_tqdm=False))
-        self.refused(ValueError, "maximum context length", lambda: shared().generate("a " * 9000, greedy(1), use_tqdm=False))
+                self.refused(
+                    kind,
+                    "",
+                    lambda: shared().generate(
+                        prompt, use_tqdm=False, tokenization_kwargs={"add_special_tokens": False}
+                    ),
+                )
+        self.refused(
+            ValueError,
+            "2 prompts and 3 sampling_params",
+            lambda: shared().generate(["a", "b"], [greedy(1)] * 3, use_tqdm=False),
+        )
+        self.refused(
+            ValueError, "maximum context length", lambda: shared().generate("a " * 9000, greedy(1), use_tqdm=False)
+        )
 
     def test_one_bad_prompt_of_many(self):
-        prompts = ["one", {"prompt": "<image>"}, "three", {"prompt": "<image>", "multi_modal_data": {"image": b"no picture"}}, "five"]
+        prompts = [
+            "one",
+            {"prompt": "<image>"},
+            "three",
+            {"prompt": "<image>", "multi_modal_data": {"image": b"no picture"}},
+            "five",
+        ]
         with self.assertRaises(ValueError):
             shared().generate(prompts, greedy(40), use_tqdm=False)
         self.settles(shared())
@@ -155,8 +218,10 @@ class Bars(Case):
                 self.closed = True
 
         shared().generate(["a", "b", "c"], greedy(2), use_tqdm=Bar)
-        self.assertEqual([(bar.desc, bar.total, bar.n, bar.closed) for bar in bars],
-                         [("Adding requests", 3, 3, True), ("Processed prompts", 3, 3, True)])
+        self.assertEqual(
+            [(bar.desc, bar.total, bar.n, bar.closed) for bar in bars],
+            [("Adding requests", 3, 3, True), ("Processed prompts", 3, 3, True)],
+        )
         self.assertRegex(bars[1].postfix, r"est\. speed input: \d+\.\d\d toks/s, output: \d+\.\d\d toks/s")
 
     def test_tqdm_on_stderr_and_silence(self):
@@ -189,7 +254,9 @@ class Plans(Case):
         plans = shared().plan(["a", "a b c", {"prompt": "<image>", "multi_modal_data": {"image": MEDIA / "wide.jpg"}}])
         self.assertEqual(len(plans), 3)
         self.assertEqual((plans[2].images[0].width, plans[2].images[0].height), (481, 202))
-        self.assertFalse(shared().plan("a", SamplingParams(max_tokens=8000), mm_processor_kwargs=None)[0].num_tokens > 8000)
+        self.assertFalse(
+            shared().plan("a", SamplingParams(max_tokens=8000), mm_processor_kwargs=None)[0].num_tokens > 8000
+        )
 
 
 class Upkeep(Case):
@@ -211,10 +278,14 @@ class Upkeep(Case):
         other = AutoTokenizer.from_pretrained(MODEL)
         messages = [user("Describe the video.", {"type": "video", "text": None})]
         for kwargs in ({}, {"add_generation_prompt": True}):
-            self.assertEqual(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs),
-                             other.apply_chat_template(messages, tokenize=False, **kwargs))
+            self.assertEqual(
+                tokenizer.apply_chat_template(messages, tokenize=False, **kwargs),
+                other.apply_chat_template(messages, tokenize=False, **kwargs),
+            )
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        self.assertEqual(tokenizer.decode(ids), tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        self.assertEqual(
+            tokenizer.decode(ids), tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
 
     def test_metrics_and_caches(self):
         with load() as llm:

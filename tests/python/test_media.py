@@ -44,8 +44,11 @@ def golden_clip():
 class Pictures(Case):
     def ids(self, value, **kwargs):
         prompt = "<image>\nWhat is shown?"
-        out = shared().generate({"prompt": prompt, "multi_modal_data": {"image": value}, "mm_processor_kwargs": kwargs},
-                                greedy(6, logprobs=0), use_tqdm=False)[0]
+        out = shared().generate(
+            {"prompt": prompt, "multi_modal_data": {"image": value}, "mm_processor_kwargs": kwargs},
+            greedy(6, logprobs=0),
+            use_tqdm=False,
+        )[0]
         return out.outputs[0].token_ids, round(out.outputs[0].cumulative_logprob, 3), len(out.prompt_token_ids)
 
     def test_every_form_is_the_same_picture(self):
@@ -54,9 +57,17 @@ class Pictures(Case):
         array = np.asarray(pil)
         expected = self.ids(path)
         forms = {
-            "url": path.as_uri(), "text path": str(path), "bytes": path.read_bytes(), "pil": pil, "list": [pil],
-            "HWC": array, "CHW": np.ascontiguousarray(array.transpose(2, 0, 1)), "CHW view": array.transpose(2, 0, 1),
-            "strided": np.repeat(np.repeat(array, 2, 0), 2, 1)[::2, ::2], "read-only": np.array(array), "dlpack": OnlyDlpack(np.array(array)),
+            "url": path.as_uri(),
+            "text path": str(path),
+            "bytes": path.read_bytes(),
+            "pil": pil,
+            "list": [pil],
+            "HWC": array,
+            "CHW": np.ascontiguousarray(array.transpose(2, 0, 1)),
+            "CHW view": array.transpose(2, 0, 1),
+            "strided": np.repeat(np.repeat(array, 2, 0), 2, 1)[::2, ::2],
+            "read-only": np.array(array),
+            "dlpack": OnlyDlpack(np.array(array)),
             "flipped twice": np.ascontiguousarray(array[::-1])[::-1],
         }
         forms["read-only"].setflags(write=False)
@@ -81,20 +92,31 @@ class Pictures(Case):
 
     def test_in_conversations(self):
         case = e2e("image")[1]
-        for make in (lambda name: {"type": "image", "image": Image.open(MEDIA / name)},
-                     lambda name: {"type": "image_pil", "image_pil": Image.open(MEDIA / name)},
-                     lambda name: {"type": "image", "image": np.asarray(Image.open(MEDIA / name).convert("RGBA").convert("RGB"))
-                                   if name == "none" else MEDIA / name}):
+        for make in (
+            lambda name: {"type": "image", "image": Image.open(MEDIA / name)},
+            lambda name: {"type": "image_pil", "image_pil": Image.open(MEDIA / name)},
+            lambda name: {
+                "type": "image",
+                "image": np.asarray(Image.open(MEDIA / name).convert("RGBA").convert("RGB"))
+                if name == "none"
+                else MEDIA / name,
+            },
+        ):
             parts = [make(name) for name in case["files"]]
-            out = shared().chat([system(), user(case["text"], *parts)], greedy(12), use_tqdm=False,
-                                mm_processor_kwargs=processor(case))[0]
+            out = shared().chat(
+                [system(), user(case["text"], *parts)], greedy(12), use_tqdm=False, mm_processor_kwargs=processor(case)
+            )[0]
             self.assertEqual(out.outputs[0].token_ids, case["greedy"])
 
     def test_tiles_of_a_call_and_of_a_prompt(self):
         few, many = self.ids(MEDIA / "wide.jpg", max_num_tiles=1)[2], self.ids(MEDIA / "wide.jpg", max_num_tiles=12)[2]
         self.assertLess(few, many)
-        out = shared().generate({"prompt": "<image>\nWhat is shown?", "multi_modal_data": {"image": MEDIA / "wide.jpg"}},
-                                greedy(1), use_tqdm=False, mm_processor_kwargs={"max_num_tiles": 1})
+        out = shared().generate(
+            {"prompt": "<image>\nWhat is shown?", "multi_modal_data": {"image": MEDIA / "wide.jpg"}},
+            greedy(1),
+            use_tqdm=False,
+            mm_processor_kwargs={"max_num_tiles": 1},
+        )
         self.assertEqual(len(out[0].prompt_token_ids), few)
 
     def test_pixels_are_borrowed_not_copied(self):
@@ -128,27 +150,60 @@ class Pictures(Case):
     def test_bad_pictures(self):
         good = np.zeros((8, 8, 3), np.uint8)
         for value, pattern in (
-            (good.astype(np.float32), "dtype is float32"), (good[..., 0], r"shape is \(8, 8\)"), (np.zeros((8, 8, 4), np.uint8), "shape is"),
-            (np.zeros((0, 8, 3), np.uint8), "shape is"), (good[None], "shape is"), (object(), "a object is no array"), (b"not a picture", ""),
-            ({"image_embeds": 1}, "embeddings"), (7, "a int is no array"),
+            (good.astype(np.float32), "dtype is float32"),
+            (good[..., 0], r"shape is \(8, 8\)"),
+            (np.zeros((8, 8, 4), np.uint8), "shape is"),
+            (np.zeros((0, 8, 3), np.uint8), "shape is"),
+            (good[None], "shape is"),
+            (object(), "a object is no array"),
+            (b"not a picture", ""),
+            ({"image_embeds": 1}, "embeddings"),
+            (7, "a int is no array"),
         ):
             with self.subTest(pattern):
                 self.refused(ValueError, pattern, lambda value=value: self.ids(value))
         self.refused(FileNotFoundError, "none.png", lambda: self.ids("/none.png"))
-        self.refused(FileNotFoundError, "none.png", lambda: shared().chat([user("a", url_part("image", "none.png"))], use_tqdm=False))
+        self.refused(
+            FileNotFoundError,
+            "none.png",
+            lambda: shared().chat([user("a", url_part("image", "none.png"))], use_tqdm=False),
+        )
         self.refused(ValueError, "audio", lambda: shared().generate({"prompt": "a", "multi_modal_data": {"audio": 1}}))
         self.refused(ValueError, "multi_modal_dat", lambda: shared().generate({"prompt": "a", "multi_modal_dat": {}}))
 
     def test_placeholders_must_agree(self):
         picture = np.zeros((8, 8, 3), np.uint8)
-        for prompt, images in (("none", [picture]), ("<image>", []), ("<image><image>", [picture]), ("<image>", [picture] * 2)):
+        for prompt, images in (
+            ("none", [picture]),
+            ("<image>", []),
+            ("<image><image>", [picture]),
+            ("<image>", [picture] * 2),
+        ):
             data = {"image": images} if images else None
-            self.refused(ValueError, "placeholder", lambda: shared().generate({"prompt": prompt, "multi_modal_data": data}, use_tqdm=False))
-        self.refused(ValueError, "brings no image", lambda: shared().chat([user("a", {"type": "image"})], use_tqdm=False))
+            self.refused(
+                ValueError,
+                "placeholder",
+                lambda: shared().generate({"prompt": prompt, "multi_modal_data": data}, use_tqdm=False),
+            )
+        self.refused(
+            ValueError, "brings no image", lambda: shared().chat([user("a", {"type": "image"})], use_tqdm=False)
+        )
 
     def test_uuids_stand_for_known_pictures(self):
-        ask = lambda image: shared().generate({"prompt": "<image>", "multi_modal_data": {"image": image},  # noqa: E731
-                                               "multi_modal_uuids": {"image": ["one"]}}, greedy(4), use_tqdm=False)[0].outputs[0].token_ids
+        ask = lambda image: (
+            shared()
+            .generate(
+                {
+                    "prompt": "<image>",
+                    "multi_modal_data": {"image": image},  # noqa: E731
+                    "multi_modal_uuids": {"image": ["one"]},
+                },
+                greedy(4),
+                use_tqdm=False,
+            )[0]
+            .outputs[0]
+            .token_ids
+        )
         first = ask([Image.open(MEDIA / "gray.png")])
         self.assertEqual(ask([None]), first)
         shared().reset_mm_cache()
@@ -160,18 +215,27 @@ class Clips(Case):
     fields = dict(fps=30.0, frames_indices=[0, 15, 30, 45, 60, 75], total_num_frames=90, duration=3.0)
 
     def ask(self, value, **kwargs):
-        return shared().generate({"prompt": "<video>\nWhat happens?", "multi_modal_data": {"video": value}, **kwargs},
-                                 greedy(6), use_tqdm=False)[0]
+        return shared().generate(
+            {"prompt": "<video>\nWhat happens?", "multi_modal_data": {"video": value}, **kwargs},
+            greedy(6),
+            use_tqdm=False,
+        )[0]
 
     def test_every_form_is_the_same_clip(self):
         expected = self.ask((self.frames, self.fields)).outputs[0].token_ids
         from transformers.video_utils import VideoMetadata
 
         values = {
-            "object": (self.frames, Metadata(**self.fields)), "VideoMetadata": (self.frames, VideoMetadata(**self.fields)),
-            "list of one": [(self.frames, self.fields)], "CHW": (self.frames.transpose(0, 3, 1, 2), self.fields),
-            "list of arrays": (list(self.frames), self.fields), "list of pictures": ([Image.fromarray(f) for f in self.frames], self.fields),
-            "numpy numbers": (self.frames, {**self.fields, "frames_indices": np.array(self.fields["frames_indices"]), "fps": np.float32(30)}),
+            "object": (self.frames, Metadata(**self.fields)),
+            "VideoMetadata": (self.frames, VideoMetadata(**self.fields)),
+            "list of one": [(self.frames, self.fields)],
+            "CHW": (self.frames.transpose(0, 3, 1, 2), self.fields),
+            "list of arrays": (list(self.frames), self.fields),
+            "list of pictures": ([Image.fromarray(f) for f in self.frames], self.fields),
+            "numpy numbers": (
+                self.frames,
+                {**self.fields, "frames_indices": np.array(self.fields["frames_indices"]), "fps": np.float32(30)},
+            ),
             "dlpack": (_Sized(self.frames), self.fields),
         }
         for name, value in values.items():
@@ -186,8 +250,12 @@ class Clips(Case):
         plan = shared().plan([system(), user(case["text"], url_part("video", "clip.avi"))])[0].videos[0]
         self.assertEqual(plan.frames_indices, case["indices"])
         clip = (np.stack([pictures[i] for i in case["indices"]]), {"fps": plan.fps, "frames_indices": case["indices"]})
-        out = shared().chat([system(), user(case["text"], {"type": "video", "video": clip})], greedy(1), use_tqdm=False,
-                            mm_processor_kwargs={"video_pruning_rate": 0.5})[0]
+        out = shared().chat(
+            [system(), user(case["text"], {"type": "video", "video": clip})],
+            greedy(1),
+            use_tqdm=False,
+            mm_processor_kwargs={"video_pruning_rate": 0.5},
+        )[0]
         self.assertEqual(out.outputs[0].token_ids, case["greedy"][:1])
         self.assertEqual(len(out.prompt_token_ids), len(case["prompt_ids"]))
 
@@ -201,7 +269,11 @@ class Clips(Case):
         self.assertIn("Frame 2 sampled at 0.49 seconds", text)  # whole milliseconds a frame: 33
 
     def test_one_frame_needs_no_rate(self):
-        text = shared().get_tokenizer().decode(self.ask((self.frames[:1], dict(fps=None, frames_indices=[7]))).prompt_token_ids)
+        text = (
+            shared()
+            .get_tokenizer()
+            .decode(self.ask((self.frames[:1], dict(fps=None, frames_indices=[7]))).prompt_token_ids)
+        )
         self.assertIn("Frame 1 sampled at 0.00 seconds", text)
 
     def test_a_rate_of_sampling_is_warned_about(self):
@@ -213,10 +285,14 @@ class Clips(Case):
     def test_bad_clips(self):
         without = {key: value for key, value in self.fields.items() if key != "frames_indices"}
         for value, pattern in (
-            (self.frames, "metadata"), ((self.frames, None), "metadata"), ((self.frames, without), "frames_indices is missing"),
+            (self.frames, "metadata"),
+            ((self.frames, None), "metadata"),
+            ((self.frames, without), "frames_indices is missing"),
             ((self.frames, {**self.fields, "frames_indices": [0, 1]}), "6 frames has 2 frames_indices"),
-            ((self.frames, {**self.fields, "fps": None}), "fps is None"), ((self.frames, {**self.fields, "fps": 0}), "fps is 0"),
-            ((self.frames.astype(float), self.fields), "dtype is float64"), ((self.frames[..., :2], self.fields), "shape is"),
+            ((self.frames, {**self.fields, "fps": None}), "fps is None"),
+            ((self.frames, {**self.fields, "fps": 0}), "fps is 0"),
+            ((self.frames.astype(float), self.fields), "dtype is float64"),
+            ((self.frames[..., :2], self.fields), "shape is"),
             ((self.frames[0], {**self.fields, "frames_indices": range(40)}), "shape is"),
             ((list(self.frames[:5]) + [self.frames[5][:20]], self.fields), "frame 5 is 60 x 20 and frame 0 is 60 x 40"),
             ((self.frames, {**self.fields, "frames_indices": [-1, 1, 2, 3, 4, 5]}), "negative"),
@@ -227,12 +303,21 @@ class Clips(Case):
 
     def test_whole_clip_needs_no_indices(self):
         every = self.ask((self.frames, dict(fps=2.0, total_num_frames=6)))
-        self.assertEqual(every.outputs[0].token_ids, self.ask((self.frames, dict(fps=2.0, frames_indices=range(6)))).outputs[0].token_ids)
+        self.assertEqual(
+            every.outputs[0].token_ids,
+            self.ask((self.frames, dict(fps=2.0, frames_indices=range(6)))).outputs[0].token_ids,
+        )
 
     def test_limits(self):
         with load(limit_mm_per_prompt={"video": 1}) as llm:
-            self.refused(videre.Error, "at most 1", lambda: llm.generate(
-                {"prompt": "<video><video>", "multi_modal_data": {"video": [(self.frames, self.fields)] * 2}}, use_tqdm=False))
+            self.refused(
+                videre.Error,
+                "at most 1",
+                lambda: llm.generate(
+                    {"prompt": "<video><video>", "multi_modal_data": {"video": [(self.frames, self.fields)] * 2}},
+                    use_tqdm=False,
+                ),
+            )
 
 
 class _Sized(OnlyDlpack):

@@ -13,15 +13,33 @@ class Parameters(Case):
     def test_defaults_are_those_of_scripts(self):
         params = SamplingParams()
         self.assertEqual((params.max_tokens, params.temperature, params.top_p, params.n), (16, 1.0, 1.0, 1))
-        self.assertEqual(len(shared().generate("a", greedy(16, ignore_eos=True), use_tqdm=False)[0].outputs[0].token_ids), 16)
+        self.assertEqual(
+            len(shared().generate("a", greedy(16, ignore_eos=True), use_tqdm=False)[0].outputs[0].token_ids), 16
+        )
         self.assertEqual(shared().get_default_sampling_params().max_tokens, 16)
 
     def test_ranges(self):
-        for name, value in (("temperature", -1), ("temperature", float("nan")), ("top_p", 0), ("top_p", 1.5), ("top_k", -2),
-                            ("min_p", 2), ("n", 0), ("presence_penalty", 3), ("frequency_penalty", -3),
-                            ("repetition_penalty", 0), ("max_tokens", 0), ("min_tokens", -1), ("stop", [""]),
-                            ("bad_words", [3]), ("stop_token_ids", ["x"]), ("allowed_token_ids", []), ("logit_bias", {"x": 1}),
-                            ("seed", "x"), ("logprobs", -2)):
+        for name, value in (
+            ("temperature", -1),
+            ("temperature", float("nan")),
+            ("top_p", 0),
+            ("top_p", 1.5),
+            ("top_k", -2),
+            ("min_p", 2),
+            ("n", 0),
+            ("presence_penalty", 3),
+            ("frequency_penalty", -3),
+            ("repetition_penalty", 0),
+            ("max_tokens", 0),
+            ("min_tokens", -1),
+            ("stop", [""]),
+            ("bad_words", [3]),
+            ("stop_token_ids", ["x"]),
+            ("allowed_token_ids", []),
+            ("logit_bias", {"x": 1}),
+            ("seed", "x"),
+            ("logprobs", -2),
+        ):
             with self.subTest(name=name, value=value):
                 try:
                     params = SamplingParams(**{name: value})
@@ -58,9 +76,20 @@ class Parameters(Case):
 
     def test_keywords_of_other_engines(self):
         with warnings.catch_warnings():
-            llm = load(trust_remote_code=True, tensor_parallel_size=1, enforce_eager=True, dtype="auto", hf_token=None,
-                       disable_log_stats=True, enable_prefix_caching=False, limit_mm_per_prompt={"image": 1},
-                       gpu_memory_utilization=0.5, max_num_batched_tokens=512, seed=3, skip_tokenizer_init=False)
+            llm = load(
+                trust_remote_code=True,
+                tensor_parallel_size=1,
+                enforce_eager=True,
+                dtype="auto",
+                hf_token=None,
+                disable_log_stats=True,
+                enable_prefix_caching=False,
+                limit_mm_per_prompt={"image": 1},
+                gpu_memory_utilization=0.5,
+                max_num_batched_tokens=512,
+                seed=3,
+                skip_tokenizer_init=False,
+            )
         with llm:
             two = [user("a", *[{"type": "image", "image": bytes(12)}] * 2)]
             self.refused(ValueError, "at most 1 .*may be provided", lambda: llm.chat(two, use_tqdm=False))
@@ -78,7 +107,9 @@ class Parameters(Case):
             LLM("/nowhere/at/all")
         self.assertEqual(seen.exception.code, "not_found")
         again = pickle.loads(pickle.dumps(seen.exception))
-        self.assertEqual((type(again), str(again), again.code), (videre.NotFoundError, str(seen.exception), "not_found"))
+        self.assertEqual(
+            (type(again), str(again), again.code), (videre.NotFoundError, str(seen.exception), "not_found")
+        )
 
 
 class Outputs(Case):
@@ -106,7 +137,9 @@ class Outputs(Case):
     def test_stop_reasons(self):
         free = shared().generate("The sky", greedy(8), use_tqdm=False)[0].outputs[0]
         self.assertEqual((free.finish_reason, free.stop_reason, free.finished()), ("length", None, True))
-        stopped = shared().generate("The sky", greedy(8, stop_token_ids=[free.token_ids[3]]), use_tqdm=False)[0].outputs[0]
+        stopped = (
+            shared().generate("The sky", greedy(8, stop_token_ids=[free.token_ids[3]]), use_tqdm=False)[0].outputs[0]
+        )
         self.assertEqual((stopped.finish_reason, stopped.stop_reason), ("stop", free.token_ids[3]))
         word = free.text[2:5]
         cut = shared().generate("The sky", greedy(8, stop=word), use_tqdm=False)[0].outputs[0]

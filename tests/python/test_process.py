@@ -58,8 +58,10 @@ class Interrupts(Case):
     def test_ctrl_c_ends_the_call_and_leaves_the_engine_usable(self):
         llm = shared()
         expected = llm.generate("Hello", greedy(4), use_tqdm=False)[0].outputs[0].token_ids
-        for call in (lambda: llm.generate(["Hello"] * 3, greedy(LONG, ignore_eos=True), use_tqdm=False),
-                     lambda: list(llm.generate("Hello", greedy(LONG, ignore_eos=True), stream=True))):
+        for call in (
+            lambda: llm.generate(["Hello"] * 3, greedy(LONG, ignore_eos=True), use_tqdm=False),
+            lambda: list(llm.generate("Hello", greedy(LONG, ignore_eos=True), stream=True)),
+        ):
             sent = []
 
             def send():
@@ -89,7 +91,9 @@ class Life(Case):
 
         def work():
             try:
-                seen.append(llm.generate("a", greedy(LONG, ignore_eos=True), use_tqdm=False)[0].outputs[0].finish_reason)
+                seen.append(
+                    llm.generate("a", greedy(LONG, ignore_eos=True), use_tqdm=False)[0].outputs[0].finish_reason
+                )
             except videre.Error as error:
                 seen.append(error)
 
@@ -110,8 +114,10 @@ class Life(Case):
         before = threads()
         for _ in range(3):
             one, two = load(), load()
-            self.assertEqual(one.generate("a", greedy(4), use_tqdm=False)[0].outputs[0].token_ids,
-                             two.generate("a", greedy(4), use_tqdm=False)[0].outputs[0].token_ids)
+            self.assertEqual(
+                one.generate("a", greedy(4), use_tqdm=False)[0].outputs[0].token_ids,
+                two.generate("a", greedy(4), use_tqdm=False)[0].outputs[0].token_ids,
+            )
             del one, two
             gc.collect()
         end = time.monotonic() + 10
@@ -131,8 +137,12 @@ class Life(Case):
             def work(count):
                 for _ in range(count):
                     picture = memoryview(pixels).cast("B", (512, 512, 3))
-                    llm.generate({"prompt": "<image>", "multi_modal_data": {"image": picture}}, greedy(2), use_tqdm=False,
-                                 mm_processor_kwargs={"max_num_tiles": 1})
+                    llm.generate(
+                        {"prompt": "<image>", "multi_modal_data": {"image": picture}},
+                        greedy(2),
+                        use_tqdm=False,
+                        mm_processor_kwargs={"max_num_tiles": 1},
+                    )
 
             work(30)
             before = resident()
@@ -142,8 +152,14 @@ class Life(Case):
 
 class Processes(Case):
     def run_script(self, text, code=0):
-        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False, timeout=60,
-                              env={**os.environ, "MODEL": MODEL})
+        done = subprocess.run(
+            [sys.executable, "-c", text],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "MODEL": MODEL},
+        )
         self.assertEqual(done.returncode, code, done.stderr[-2000:])
         return done.stdout
 
@@ -168,7 +184,12 @@ if pid == 0:
 print("status:", os.waitpid(pid, 0)[1])
 print("parent same:", llm.generate("a", params, use_tqdm=False)[0].outputs[0].token_ids == first)
 """)
-        for line in ("child: this LLM was made before the process forked", "child same: True", "status: 0", "parent same: True"):
+        for line in (
+            "child: this LLM was made before the process forked",
+            "child same: True",
+            "status: 0",
+            "parent same: True",
+        ):
             self.assertIn(line, out)
 
     def test_ends_cleanly_whatever_is_left(self):
@@ -183,7 +204,11 @@ def work():
     except Error:
         pass
 """
-        for end in ("", "sys.exit(3)", "stream = llm.generate('a', params, stream=True); next(stream)",
-                    "threading.Thread(target=work, daemon=True).start()"):
+        for end in (
+            "",
+            "sys.exit(3)",
+            "stream = llm.generate('a', params, stream=True); next(stream)",
+            "threading.Thread(target=work, daemon=True).start()",
+        ):
             with self.subTest(end=end):
                 self.run_script(start + end, 3 if "exit" in end else 0)
