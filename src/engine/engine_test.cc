@@ -38,13 +38,13 @@ Finished read_to_end(Generation& generation, int n = 1) {
   Finished out;
   out.choices.resize(n);
   while (!generation.done()) {
-    auto deltas = generation.read(milliseconds(10000));
+    auto deltas = generation.read(milliseconds(60000));
     if (!deltas.ok()) {
       out.error = deltas.error();
       return out;
     }
     if (deltas->empty()) {
-      out.error = Error{ErrorCode::kInternal, "nothing came for ten seconds", ""};
+      out.error = Error{ErrorCode::kInternal, "nothing came for a minute", ""};
       return out;
     }
     for (const OutputDelta& delta : *deltas) {
