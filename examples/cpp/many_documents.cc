@@ -12,7 +12,7 @@ int main(int argc, char** argv) {
   const fs::path folder = fs::absolute(argv[1]);
   videre::EngineOptions options;
   if (argc > 2) options.model = argv[2];
-  options.max_model_len = 16384;
+  options.max_model_len = 8192;
   options.max_num_seqs = 8;
   options.allowed_local_media_path = folder;
   options.processor.max_num_tiles = 6;

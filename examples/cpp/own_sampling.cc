@@ -20,7 +20,7 @@ void draw(uint8_t* frame, int step) {
 int main(int argc, char** argv) {
   videre::EngineOptions options;
   if (argc > 1) options.model = argv[1];
-  options.max_model_len = 32768;
+  options.max_model_len = 8192;
   const auto engine = or_exit(videre::Engine::load(options));
 
   // One frame of fifteen was kept of a clip of 30 frames a second: the model is told each one's

@@ -8,7 +8,7 @@ int main(int argc, char** argv) {
   if (argc < 2) return std::cerr << "picture PICTURE [MODEL]\n", 2;
   videre::EngineOptions options;
   if (argc > 2) options.model = argv[2];  // else the built-in model
-  options.max_model_len = 16384;
+  options.max_model_len = 8192;
   const auto engine = or_exit(videre::Engine::load(options));
 
   videre::ContentPart picture;

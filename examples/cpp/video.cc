@@ -8,7 +8,7 @@ int main(int argc, char** argv) {
   const std::filesystem::path path = std::filesystem::absolute(argv[1]);
   videre::EngineOptions options;
   if (argc > 2) options.model = argv[2];
-  options.max_model_len = 32768;
+  options.max_model_len = 8192;
   options.allowed_local_media_path = path.parent_path();  // file: URLs must lie below
   options.media_io.fps = 2;
   options.media_io.num_frames = 128;

@@ -14,7 +14,7 @@ QUESTION = "Name the kind of document, its date and its total."
 
 def main(folder: str, model: str | None = None) -> None:
     pages = sorted(path for path in pathlib.Path(folder).iterdir() if path.suffix in (".png", ".jpg", ".webp"))
-    llm = LLM(model, max_model_len=16384, max_num_seqs=16)
+    llm = LLM(model, max_model_len=8192, max_num_seqs=16)
     conversations = [
         [{"role": "user", "content": [{"type": "image", "image": page}, {"type": "text", "text": QUESTION}]}]
         for page in pages

@@ -22,7 +22,7 @@ def main(paths: list[str], model: str | None = None) -> None:
         "total_num_frames": len(frames) * EVERY,
         "duration": len(frames) * EVERY / SOURCE_FPS,
     }
-    llm = LLM(model, max_model_len=32768)
+    llm = LLM(model, max_model_len=8192)
     prompt = llm.get_tokenizer().apply_chat_template(
         [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "What happens?"}]}],
         tokenize=False,

@@ -8,7 +8,7 @@ from videre import LLM, SamplingParams
 
 
 def main(path: str, model: str | None = None) -> None:
-    with LLM(model, max_model_len=16384) as llm:
+    with LLM(model, max_model_len=8192) as llm:
         messages = [
             {
                 "role": "user",

@@ -10,7 +10,7 @@ def main(path: str, model: str | None = None) -> None:
     path = os.path.abspath(path)
     llm = LLM(
         model,
-        max_model_len=32768,
+        max_model_len=8192,
         allowed_local_media_path=os.path.dirname(path),
         media_io_kwargs={"video": {"fps": 2, "num_frames": 128}},
         video_pruning_rate=0.75,

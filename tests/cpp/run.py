@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The installed library as its users have it: run.py --build BUILD --work DIR [--model MODEL].
+"""The installed library as its users have it: run.py --build BUILD --work DIR.
 
 Installs BUILD into DIR, builds examples/cpp over it with find_package(videre), shared and static, runs every
 example, and holds the library to the names that it may show.
@@ -134,9 +134,14 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--model", default=str(ROOT / "tests/tiny-b/checkpoint"))
     parser.parse_args(namespace=options)
     options.work = options.work.resolve()
+    # The built-in model, or tests/tiny-b for a build without one.
+    own = (
+        subprocess.run([options.build / "videre", "inspect", "builtin"], capture_output=True, check=False).returncode
+        == 0
+    )
+    options.model = "builtin" if own else ROOT / "tests/tiny-b/checkpoint"
     options.work.mkdir(parents=True, exist_ok=True)
     result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(Library))
     sys.exit(0 if result.wasSuccessful() else 1)

@@ -121,15 +121,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--work", type=pathlib.Path, required=True)
-    parser.add_argument("--model", default="", help="a model for the examples; tests/tiny-b when not given")
     parser.add_argument("tests", nargs="*")
     arguments = parser.parse_intermixed_args()
     work = arguments.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("VLLM_", "VIDERE_", "PYTHON"))}
-    env.update(
-        PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", VIDERE_TEST_WORK=str(work), VIDERE_TEST_MODEL=arguments.model
-    )
+    env.update(PYTHONPATH=str(HERE), PYTHONDONTWRITEBYTECODE="1", VIDERE_TEST_WORK=str(work))
     try:
         packages = [line for line in (HERE / "requirements.txt").read_text().splitlines() if line]
         python = environment(sys.executable, work / "venv", packages)

@@ -5,6 +5,8 @@ import sys
 import time
 import unittest
 
+from videre import LLM, Error
+
 from common import MEDIA, MODEL, Case, e2e, greedy, processor, shared, system, url_part, user
 
 
@@ -46,6 +48,17 @@ class Alone(Case):
         )
         self.assertEqual(done.returncode, 2)
         self.assertIn("--port", done.stderr)
+
+    def test_the_built_in_model_answers(self):
+        try:
+            llm = LLM(max_model_len=2048)
+        except Error as error:
+            self.skipTest(str(error))
+        with llm:
+            picture = {"type": "image", "image": MEDIA / "square.png"}
+            out = llm.chat([user("What does the picture show?", picture)], greedy(32), use_tqdm=False)[0].outputs[0]
+            self.assertGreater(len(out.text.split()), 1)
+            self.assertEqual(out.finish_reason, "stop")
 
     def test_streaming_pieces_make_the_answer(self):
         params = greedy(12)

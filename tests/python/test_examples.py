@@ -1,14 +1,26 @@
 """examples/python, each as a user runs it."""
 
-import os
 import shutil
 import subprocess
 import sys
 
+from videre import LLM, Error
+
 from common import MEDIA, MODEL, TESTS, WORK, Case
 
 EXAMPLES = TESTS.parent / "examples" / "python"
-CHOSEN = os.environ.get("VIDERE_TEST_MODEL") or MODEL
+
+
+def chosen():
+    """The built-in model, or tests/tiny-b for a build without one."""
+    try:
+        LLM("builtin", max_model_len=512).close()
+    except Error:
+        return MODEL
+    return "builtin"
+
+
+CHOSEN = chosen()
 
 
 class Examples(Case):
