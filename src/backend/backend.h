@@ -124,7 +124,8 @@ class Backend {
   void append_kv(View k_cache, View v_cache, ConstView k, ConstView v,
                  const AttentionParams& params, const StepView& step);
   /// Causal attention of q [tokens, heads*head_dim] over the caches, context and this step's rows
-  /// alike.
+  /// alike. On the CPU a row's bits depend on neither the cut nor the company, but that a piece of
+  /// one row sums in another order than longer ones.
   void paged_attention(View out, ConstView q, ConstView k_cache, ConstView v_cache,
                        const AttentionParams& params, const StepView& step);
 

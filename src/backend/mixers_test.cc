@@ -420,7 +420,7 @@ TEST_P(Mixers, AttentionBitsDoNotDependOnCutsNorOnCompany) {
     return values_of(out);
   };
   const std::vector<float> whole = run(length);
-  for (const int cut : {1, 5, 16, 63, 64, 65}) EXPECT_EQ(run(cut), whole) << "pieces of " << cut;
+  for (const int cut : {2, 5, 16, 63, 64, 65}) EXPECT_EQ(run(cut), whole) << "pieces of " << cut;
 }
 
 std::vector<std::pair<std::string, DType>> params() {

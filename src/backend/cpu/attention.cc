@@ -50,10 +50,13 @@ struct Tile {
   }
 };
 
-// Takes `count` keys, of which row r sees the first visible(r). The pads of `values` are zero.
-template <typename Visible>
-void take_keys(const Kernels& kernels, Tile& tile, int64_t rows, int64_t count, int64_t head_dim,
-               float scale, Visible&& visible) {
+void fetch(const char* from, int64_t bytes) {
+  constexpr int64_t kLine = 64;
+  for (int64_t i = 0; i < bytes; i += kLine) __builtin_prefetch(from + i, 0, 3);
+}
+
+// Scores of all rows against `count` keys, which are turned so that a vector holds many of them.
+void score_many(const Kernels& kernels, Tile& tile, int64_t rows, int64_t count, int64_t head_dim) {
   const int64_t padded = pad_up(count);
   kernels.transpose(tile.keys_t, kKeys, tile.keys, tile.dp, count, head_dim);
   for (int64_t i = count; i < padded; ++i) {
@@ -61,6 +64,13 @@ void take_keys(const Kernels& kernels, Tile& tile, int64_t rows, int64_t count, 
   }
   kernels.gemm(rows, padded, head_dim, tile.q, tile.dp, 1, tile.keys_t, kKeys, tile.scores, kKeys,
                false);
+}
+
+// Takes `count` scored keys, of which row r sees the first visible(r). The pads of `values` are
+// zero.
+template <typename Visible>
+void take_keys(const Kernels& kernels, Tile& tile, int64_t rows, int64_t count, float scale,
+               Visible&& visible) {
   for (int64_t r = 0; r < rows; ++r) {
     float* scores = tile.scores + r * kKeys;
     const int64_t seen = std::clamp<int64_t>(visible(r), 0, count);
@@ -150,21 +160,47 @@ void CpuBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, Co
                        q.dtype(), head_dim);
       }
       const int64_t num_keys = context + tokens;
+      const auto cached = [&](const ConstView& cache, int64_t at) {
+        return static_cast<const char*>(cache.raw()) +
+               (table[at / block_size] * cache.stride(0) + kv_head * cache.stride(1) +
+                at % block_size * cache.stride(2)) *
+                   cache_size;
+      };
       for (int64_t k0 = 0; k0 < num_keys; k0 += kKeys) {
         const int64_t count = std::min(kKeys, num_keys - k0);
+        if (length == 1 && !scaled && k_cache.dtype() != DType::kF16) {
+          // Decoding: too few rows to turn keys for; products of whole rows, straight from the
+          // cache.
+          DotTask<float> dot{};
+          dot.out_row = kKeys;
+          dot.x = tile.q;
+          dot.x_row = dp;
+          dot.m = rows;
+          dot.weight_row = k_cache.stride(2) * cache_size;
+          dot.format = k_cache.dtype() == DType::kBF16 ? RowFormat::kBF16 : RowFormat::kF32;
+          dot.k = head_dim;
+          for (int64_t at = k0; at < k0 + count; at += dot.n) {
+            dot.n = std::min(block_size - at % block_size, k0 + count - at);
+            dot.out = tile.scores + (at - k0);
+            dot.weight = cached(k_cache, at);
+            if (at + 2 * block_size <
+                num_keys) {  // blocks lie apart: nothing else fetches the next ones
+              fetch(cached(k_cache, at + 2 * block_size), dot.n * dot.weight_row);
+              fetch(cached(v_cache, at + 2 * block_size), dot.n * dot.weight_row);
+            }
+            kernels_.dot(dot);
+          }
+        } else {
+          for (int64_t i = 0; i < count; ++i) {
+            kernels_.widen(tile.keys + i * dp, cached(k_cache, k0 + i), k_cache.dtype(), head_dim);
+          }
+          score_many(kernels_, tile, rows, count, head_dim);
+        }
         for (int64_t i = 0; i < count; ++i) {
-          const int64_t at = k0 + i, block = table[at / block_size];
-          const auto row = [&](const ConstView& cache) {
-            return static_cast<const char*>(cache.raw()) +
-                   (block * cache.stride(0) + kv_head * cache.stride(1) +
-                    at % block_size * cache.stride(2)) *
-                       cache_size;
-          };
-          kernels_.widen(tile.keys + i * dp, row(k_cache), k_cache.dtype(), head_dim);
-          kernels_.widen(tile.values + i * dp, row(v_cache), v_cache.dtype(), head_dim);
+          kernels_.widen(tile.values + i * dp, cached(v_cache, k0 + i), v_cache.dtype(), head_dim);
           std::fill(tile.values + i * dp + head_dim, tile.values + (i + 1) * dp, 0.0f);
         }
-        take_keys(kernels_, tile, rows, count, head_dim, score_scale,
+        take_keys(kernels_, tile, rows, count, score_scale,
                   [&](int64_t r) { return context + r / group + 1 - k0; });
       }
       for (int64_t r = 0; r < rows; ++r) {
@@ -203,7 +239,8 @@ void CpuBackend::do_full_attention(View out, ConstView qkv, int num_heads, float
           kernels_.widen(tile.values + i * dp, part(k0 + i, 2), qkv.dtype(), head_dim);
           std::fill(tile.values + i * dp + head_dim, tile.values + (i + 1) * dp, 0.0f);
         }
-        take_keys(kernels_, tile, rows, count, head_dim, scale, [&](int64_t) { return count; });
+        score_many(kernels_, tile, rows, count, head_dim);
+        take_keys(kernels_, tile, rows, count, scale, [&](int64_t) { return count; });
       }
       for (int64_t r = 0; r < rows; ++r) {
         kernels_.scale(tile.out + r * dp, 1.0f / tile.sum[r], head_dim);

@@ -1,8 +1,5 @@
 // The kernels for AVX-512, and with AVX512-BF16 the bf16 products: vdpbf16ps multiplies pairs of
 // bf16 and adds both to a float lane.
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 about its own intrinsics
-#include <immintrin.h>
-
 #include "backend/cpu/kernels_body.h"
 
 namespace videre::cpu {

@@ -67,7 +67,7 @@ VIDERE_INLINE VF e4m3_vector(VU code) {
 VIDERE_INLINE VF load_e4m3(const uint8_t* p) {
   VB bytes;
   __builtin_memcpy(&bytes, p, sizeof(bytes));
-  return e4m3_vector(__builtin_convertvector(bytes, VU));
+  return e4m3_vector(widen_bytes(bytes));
 }
 VIDERE_INLINE float e4m3_scalar(uint8_t code) {
   const uint32_t magnitude = code & 0x7f, sign = (uint32_t)(code & 0x80) << 24;
@@ -374,6 +374,11 @@ VIDERE_INLINE void gemm_tile(int64_t k, const float* a, int64_t a_row, int64_t a
   }
 }
 
+template <int kValue>
+struct Int {
+  static constexpr int value = kValue;
+};
+
 template <int kVectors>
 VIDERE_INLINE void gemm_strip(int64_t m, int64_t k, const float* a, int64_t a_row, int64_t a_col,
                               const float* b, int64_t b_row, float* c, int64_t c_row,
@@ -383,13 +388,39 @@ VIDERE_INLINE void gemm_strip(int64_t m, int64_t k, const float* a, int64_t a_ro
     gemm_tile<kTileRows, kVectors>(k, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row,
                                    accumulate);
   }
-  for (; i + 4 <= m; i += 4) {
-    gemm_tile<4, kVectors>(k, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row,
-                           accumulate);
+  const auto rest = [&](auto rows) VIDERE_LAMBDA {
+    gemm_tile<decltype(rows)::value, kVectors>(k, a + i * a_row, a_row, a_col, b, b_row,
+                                               c + i * c_row, c_row, accumulate);
+    i += decltype(rows)::value;
+  };
+  if constexpr (kTileRows > 8) {
+    if (m - i >= 8) rest(Int<8>());
   }
-  for (; i < m; ++i) {
-    gemm_tile<1, kVectors>(k, a + i * a_row, a_row, a_col, b, b_row, c + i * c_row, c_row,
-                           accumulate);
+  switch (m - i) {
+    case 7:
+      rest(Int<4>());
+      [[fallthrough]];
+    case 3:
+      rest(Int<3>());
+      break;
+    case 6:
+      rest(Int<3>());
+      rest(Int<3>());
+      break;
+    case 5:
+      rest(Int<5>());
+      break;
+    case 4:
+      rest(Int<4>());
+      break;
+    case 2:
+      rest(Int<2>());
+      break;
+    case 1:
+      rest(Int<1>());
+      break;
+    default:
+      break;
   }
 }
 
@@ -503,27 +534,38 @@ VIDERE_INLINE void dot_tile(const DotTask<float>& task, int64_t i, int64_t j, in
   }
 }
 
-template <bool kBf16Weight, int kM, int kN>
+// All rows of x against kN columns, in tiles of up to kDotTileRows.
+template <bool kBf16Weight, int kN>
 void dot_columns(const DotTask<float>& task, int64_t j) {
   constexpr int64_t kPart = kDotBytes / 4;
   for (int64_t k0 = 0; k0 < task.k; k0 += kPart) {
     const int64_t k = task.k - k0 < kPart ? task.k - k0 : kPart;
-    int64_t i = 0;
-    for (; i + kM <= task.m; i += kM) dot_tile<kBf16Weight, kM, kN>(task, i, j, k0, k);
-    for (; i < task.m; ++i) dot_tile<kBf16Weight, 1, kN>(task, i, j, k0, k);
+    for (int64_t i = 0; i < task.m; i += kDotTileRows) {
+      const int64_t left = task.m - i;
+      if (left >= kDotTileRows) {
+        dot_tile<kBf16Weight, kDotTileRows, kN>(task, i, j, k0, k);
+      } else if (left == 1) {
+        dot_tile<kBf16Weight, 1, kN>(task, i, j, k0, k);
+      } else if (left == 2) {
+        dot_tile<kBf16Weight, 2, kN>(task, i, j, k0, k);
+      } else if (left == 3) {
+        dot_tile<kBf16Weight, 3, kN>(task, i, j, k0, k);
+      } else if (left == 4) {
+        dot_tile<kBf16Weight, 4, kN>(task, i, j, k0, k);
+      } else {
+        dot_tile<kBf16Weight, 5, kN>(task, i, j, k0, k);
+      }
+    }
   }
 }
 
 template <bool kBf16Weight>
 void dot_format(const DotTask<float>& task) {
   int64_t j = 0;
-  if (task.m == 1) {
-    for (; j + 4 <= task.n; j += 4) dot_columns<kBf16Weight, 1, 4>(task, j);
-  }
   for (; j + kDotColumns <= task.n; j += kDotColumns) {
-    dot_columns<kBf16Weight, kDotTileRows, kDotColumns>(task, j);
+    dot_columns<kBf16Weight, kDotColumns>(task, j);
   }
-  for (; j < task.n; ++j) dot_columns<kBf16Weight, kDotTileRows, 1>(task, j);
+  for (; j < task.n; ++j) dot_columns<kBf16Weight, 1>(task, j);
 }
 
 void dot(const DotTask<float>& task) {

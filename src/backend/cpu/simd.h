@@ -6,6 +6,11 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 about its own intrinsics
+#include <immintrin.h>
+#endif
+
 namespace videre::cpu {
 namespace {  // NOLINT: see above
 
@@ -74,10 +79,33 @@ VIDERE_INLINE float max_of(VF v) {
   return result;
 }
 
+// GCC 12 splits the 512-bit conversions between 16 and 32 bits in two; the intrinsics do not.
+VIDERE_INLINE VU widen_bits(VH v) {
+#if defined(__AVX512F__)
+  return (VU)_mm512_cvtepu16_epi32((__m256i)v);
+#else
+  return __builtin_convertvector(v, VU);
+#endif
+}
+VIDERE_INLINE VU widen_bytes(VB v) {
+#if defined(__AVX512F__)
+  return (VU)_mm512_cvtepu8_epi32((__m128i)v);
+#else
+  return __builtin_convertvector(v, VU);
+#endif
+}
+VIDERE_INLINE VH narrow_bits(VU v) {
+#if defined(__AVX512F__)
+  return (VH)_mm512_cvtepi32_epi16((__m512i)v);
+#else
+  return __builtin_convertvector(v, VH);
+#endif
+}
+
 VIDERE_INLINE VF load_bf16(const void* p) {
   VH half;
   __builtin_memcpy(&half, p, sizeof(half));
-  return (VF)(__builtin_convertvector(half, VU) << 16);
+  return (VF)(widen_bits(half) << 16);
 }
 // Nearest, ties to even; NaN stays NaN.
 VIDERE_INLINE VH round_bf16(VF v) {
@@ -85,7 +113,7 @@ VIDERE_INLINE VH round_bf16(VF v) {
   const VU rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const VU nan = (bits >> 16) | 0x40;
   const VU mask = (VU)((bits & 0x7fffffffu) > 0x7f800000u);
-  return __builtin_convertvector((rounded & ~mask) | (nan & mask), VH);
+  return narrow_bits((rounded & ~mask) | (nan & mask));
 }
 VIDERE_INLINE void store_bf16(void* p, VF v) {
   const VH half = round_bf16(v);
