@@ -141,8 +141,10 @@ Result<std::vector<OutputDelta>> read_all(Generation& generation) {
     VIDERE_ASSIGN_OR_RETURN(auto deltas, generation.read(std::chrono::seconds(1)));
     for (OutputDelta& delta : deltas) {
       const auto index = static_cast<size_t>(delta.index);
-      while (choices.size() <= index)
-        choices.emplace_back().index = static_cast<int>(choices.size() - 1);
+      while (choices.size() <= index) {
+        choices.emplace_back();
+        choices.back().index = static_cast<int>(choices.size()) - 1;
+      }
       OutputDelta& choice = choices[index];
       choice.text += delta.text;
       append(choice.token_ids, delta.token_ids);

@@ -128,6 +128,26 @@ class Pictures(Case):
         clip = np.zeros((4, 40, 50, 3), np.uint8)
         self.assertTrue(_videre.Media.video(clip, [0, 1, 2, 3], 2.0).borrowed)
 
+    def test_a_clip_is_not_copied_as_a_whole(self):
+        import resource
+
+        def peak():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+        clip = np.ones((32, 1080, 1920, 3), np.uint8)
+        ask = lambda frames: shared().generate(  # noqa: E731
+            {
+                "prompt": "<video>",
+                "multi_modal_data": {"video": (frames, {"fps": 2.0, "frames_indices": range(len(frames))})},
+            },
+            greedy(1),
+            use_tqdm=False,
+        )
+        ask(clip[:4])
+        before = peak()
+        ask(clip)
+        self.assertLess(peak() - before, clip.nbytes / 2)
+
     def test_borrowed_arrays_are_let_go(self):
         import gc
         import weakref
