@@ -49,6 +49,7 @@ bool EngineCore::step() {
   if (scheduler_.needs_token_values()) {
     while (!in_flight_.empty()) collect();
   }
+  const int64_t preemptions = scheduler_.num_preemptions();
   StepPlan plan = scheduler_.plan();
   const bool launched = !plan.empty(), waiting = !in_flight_.empty();
   if (launched) {
@@ -60,7 +61,8 @@ bool EngineCore::step() {
   const size_t depth = options_.async_scheduling && launched ? 1 : 0;
   while (in_flight_.size() > depth) collect();
   update_stats();
-  return launched || waiting;
+  // A plan may only have taken memory away, for the next one to use.
+  return launched || waiting || scheduler_.num_preemptions() > preemptions;
 }
 
 void EngineCore::drop_stopped() {

@@ -65,16 +65,21 @@ StepPlan Scheduler::plan() {
 int64_t Scheduler::wanted(Sequence& sequence, int64_t budget) {
   if (at_limit(sequence, options_.max_model_len)) return 0;  // ends when its tokens are collected
   const int64_t missing = sequence.length() - sequence.num_computed;
-  int64_t want = limit_by_media(sequence, std::min(missing, budget));
+  const int64_t offered = std::min(missing, budget);
+  bool encoding = false;
+  const int64_t want = limit_by_media(sequence, offered, encoding);
   if (want == missing || want == 0) return want;
-  // A cut at a multiple of the scan's chunk changes no bit of the result.
+  // A cut at a multiple of the scan's chunk changes no bit of the result. Before media that are
+  // still being encoded there is time to wait for one; a budget is used up as it is.
   const int64_t end = sequence.num_computed + want;
   const int64_t aligned = end / options_.chunk_size * options_.chunk_size;
-  return aligned > sequence.num_computed ? aligned - sequence.num_computed : want;
+  if (aligned > sequence.num_computed) return aligned - sequence.num_computed;
+  return encoding ? 0 : want;
 }
 
 // Asks for the rows of media that come next, and cuts `want` before those that are not there.
-int64_t Scheduler::limit_by_media(Sequence& sequence, int64_t want) {
+// `encoding`: the cut is before an item whose rows are on their way.
+int64_t Scheduler::limit_by_media(Sequence& sequence, int64_t want, bool& encoding) {
   int64_t end = sequence.num_computed + want;
   const int64_t horizon = sequence.num_computed + 2 * options_.max_num_batched_tokens;
   for (SpanProgress& progress : sequence.spans) {
@@ -85,7 +90,10 @@ int64_t Scheduler::limit_by_media(Sequence& sequence, int64_t want) {
     if (progress.item && progress.item->ready && progress.row_of.empty()) {
       lay_out(sequence, progress);
     }
-    if (progress.row_of.empty()) end = std::min(end, span.begin);
+    if (progress.row_of.empty() && span.begin < end) {
+      end = span.begin;
+      encoding = progress.item != nullptr;
+    }
     // Sequences hold items in order only: then whoever holds one can use it up, and none of them
     // waits for another for ever.
     if (!progress.item) break;

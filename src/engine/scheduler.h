@@ -67,7 +67,7 @@ class Scheduler {
 
  private:
   int64_t wanted(Sequence& sequence, int64_t budget);
-  int64_t limit_by_media(Sequence& sequence, int64_t want);
+  int64_t limit_by_media(Sequence& sequence, int64_t want, bool& encoding);
   void lay_out(Sequence& sequence, SpanProgress& progress) const;
   void release_spans(Sequence& sequence, int64_t up_to);
   void preempt_last();
