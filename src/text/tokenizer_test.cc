@@ -408,10 +408,10 @@ TEST(Tokenizer, RefusesBadFilesBySentence) {
                  "the id 1073741824");
   expect_refusal([&](auto& f) { model(f)["vocab"].as_object()["c"] = 5; }, "two tokens the id 5");
   expect_refusal([&](auto& f) { model(f)["vocab"].as_object()["c"] = "x"; }, "the id \"x\"");
-  expect_refusal([&](auto& f) { model(f)["merges"] = {"a c"}; }, "lacks its right side");
-  expect_refusal([&](auto& f) { model(f)["merges"] = {"b a"}; }, "lacks its result");
-  expect_refusal([&](auto& f) { model(f)["merges"] = {"ab"}; }, "merge 0");
-  expect_refusal([&](auto& f) { model(f)["merges"] = {"a b c"}; }, "merge 0");
+  expect_refusal([&](auto& f) { model(f)["merges"] = json::array{"a c"}; }, "lacks its right side");
+  expect_refusal([&](auto& f) { model(f)["merges"] = json::array{"b a"}; }, "lacks its result");
+  expect_refusal([&](auto& f) { model(f)["merges"] = json::array{"ab"}; }, "merge 0");
+  expect_refusal([&](auto& f) { model(f)["merges"] = json::array{"a b c"}; }, "merge 0");
   expect_refusal([&](auto& f) { model(f)["merges"] = json::array{json::array{"a", 5}}; },
                  "merge 0");
   expect_refusal([&](auto& f) { model(f)["dropout"] = 0.1; }, "dropout");
@@ -438,11 +438,12 @@ TEST(Tokenizer, RefusesBadFilesBySentence) {
                  "names no ids");
   expect_refusal(
       [](auto& f) {
-        f["post_processor"].at("special_tokens").at("<bos>").as_object()["ids"] = {4000000};
+        f["post_processor"].at("special_tokens").at("<bos>").as_object()["ids"] =
+            json::array{4000000};
       },
       "4000000");
   expect_refusal([](auto& f) { f["added_tokens"] = 5; }, "added_tokens");
-  expect_refusal([](auto& f) { f["added_tokens"] = {5}; }, "added token 5");
+  expect_refusal([](auto& f) { f["added_tokens"] = json::array{5}; }, "added token 5");
   expect_refusal([](auto& f) { f["added_tokens"].at(0).as_object()["id"] = 5; }, "another token");
   expect_refusal([](auto& f) { f["added_tokens"].at(0).as_object()["id"] = 7; },
                  "two added tokens");
