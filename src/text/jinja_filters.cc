@@ -71,11 +71,13 @@ Result<std::vector<Keyed>> keyed_items(Interpreter& in, const Value& input, cons
   return out;
 }
 
-// Stable; an error when two keys have no order.
-Status sort_keyed(Interpreter& in, std::vector<Keyed>& items, bool reverse) {
+// Stable; an error when two keys have no order. `equal_first` as Python compares lists: equal keys
+// need no order.
+Status sort_keyed(Interpreter& in, std::vector<Keyed>& items, bool reverse,
+                  bool equal_first = false) {
   std::optional<Error> failed;
   const auto less = [&](const Keyed& a, const Keyed& b) {
-    if (failed) return false;
+    if (failed || (equal_first && in.equal(a.key, b.key))) return false;
     auto result = in.compare(Operator::kLess, a.key, b.key);
     if (result.ok()) return *result;
     failed = result.error();
@@ -694,7 +696,7 @@ Result<Value> sort(Interpreter& in, const Value& value, Arguments& arguments) {
   } else {
     VIDERE_ASSIGN_OR_RETURN(items, keyed_items(in, value, given[2], case_sensitive));
   }
-  VIDERE_RETURN_IF_ERROR(sort_keyed(in, items, reversed));
+  VIDERE_RETURN_IF_ERROR(sort_keyed(in, items, reversed, true));
   std::vector<Value> out;
   for (Keyed& item : items) out.push_back(std::move(item.item));
   return in.list(std::move(out));

@@ -206,10 +206,7 @@ class Lexer {
       if (is_digit(c)) {
         VIDERE_RETURN_IF_ERROR(number());
       } else if (is_name_start(c)) {
-        size_t end = at_;
-        while (end < source_.size() && is_name_part(source_[end])) ++end;
-        add(Token::Kind::kName, source_.substr(at_, end - at_));
-        advance(end - at_);
+        VIDERE_RETURN_IF_ERROR(name());
       } else if (c == '\'' || c == '"') {
         VIDERE_RETURN_IF_ERROR(string(c));
       } else {
@@ -220,15 +217,30 @@ class Lexer {
     return fail(block ? "the tag {% is not closed by %}" : "the tag {{ is not closed by }}");
   }
 
+  Error not_understood() const {
+    size_t end = at_;
+    next_code_point(source_, end);
+    return fail(fmt::format("the character {} is not understood here",
+                            python::repr(source_.substr(at_, end - at_))));
+  }
+
+  Status name() {
+    size_t end = at_;
+    while (end < source_.size() && is_name_part(source_[end])) {
+      size_t next = end;
+      if (!python::is_word(next_code_point(source_, next))) break;
+      end = next;
+    }
+    if (end == at_) return not_understood();
+    add(Token::Kind::kName, source_.substr(at_, end - at_));
+    advance(end - at_);
+    return {};
+  }
+
   Status op(std::string& open) {
     const auto* found = std::find_if(kOperators.begin(), kOperators.end(),
                                      [&](std::string_view op) { return starts(op); });
-    if (found == kOperators.end()) {
-      size_t end = at_;
-      next_code_point(source_, end);
-      return fail(fmt::format("the character {} is not understood here",
-                              python::repr(source_.substr(at_, end - at_))));
-    }
+    if (found == kOperators.end()) return not_understood();
     const char c = (*found)[0];
     if (c == '(' || c == '[' || c == '{') {
       open += c;

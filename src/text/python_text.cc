@@ -260,7 +260,7 @@ std::vector<std::string_view> split_space(std::string_view text, int64_t max_spl
     text = strip(text, std::nullopt, !from_right, from_right);
     if (text.empty()) break;
     if (!splits_left()) {
-      parts.push_back(strip(text, std::nullopt, from_right, !from_right));
+      parts.push_back(text);
       break;
     }
     if (from_right) {
