@@ -401,6 +401,9 @@ Result<Value> groupby(Interpreter& in, const Value& value, Arguments& arguments)
 
 Result<Value> indent(Interpreter& in, const Value& value, Arguments& arguments) {
   VIDERE_ASSIGN_OR_RETURN(const auto given, arguments.bind("indent", {"width", "first", "blank"}));
+  if (value.is_undefined()) return Interpreter::undefined_error(value);
+  if (!value.is_string())
+    return invalid_argument("", "indent needs a string; it got {}", value.type_name());
   VIDERE_ASSIGN_OR_RETURN(const bool indent_first, flag(given[1], false));
   VIDERE_ASSIGN_OR_RETURN(const bool indent_blank, flag(given[2], false));
   std::string by;
@@ -411,7 +414,7 @@ Result<Value> indent(Interpreter& in, const Value& value, Arguments& arguments) 
     VIDERE_RETURN_IF_ERROR(in.room(static_cast<size_t>(std::max<int64_t>(width, 0))));
     by.assign(static_cast<size_t>(std::max<int64_t>(width, 0)), ' ');
   }
-  VIDERE_TEXT(text, value);
+  const std::string& text = value.as_string();
   const std::string with_end = text + "\n";
   const auto lines = python::split_lines(with_end, false);
   VIDERE_RETURN_IF_ERROR(in.room(text.size() + by.size() * lines.size()));
@@ -771,8 +774,12 @@ Result<Value> truncate(Interpreter& in, const Value& value, Arguments& arguments
   const auto end_size = static_cast<int64_t>(count_code_points(end));
   if (length < end_size || leeway < 0)
     return invalid_argument("", "truncate: the length is shorter than what marks the end");
-  VIDERE_TEXT(text, value);
-  if (static_cast<int64_t>(count_code_points(text)) <= length + leeway) return in.string(text);
+  Arguments no_arguments;
+  VIDERE_ASSIGN_OR_RETURN(const Value size, count(in, value, no_arguments));
+  if (size.as_int() <= Int{length} + leeway) return value;  // short lists pass, too
+  if (!value.is_string())
+    return invalid_argument("", "truncate needs a string; it got {}", value.type_name());
+  const std::string& text = value.as_string();
   std::string_view cut = std::string_view(text).substr(
       0, python::byte_offset(text, static_cast<size_t>(length - end_size)));
   if (!kill_words) cut = cut.substr(0, cut.rfind(' '));

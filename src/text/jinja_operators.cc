@@ -126,7 +126,10 @@ Result<Value> power(const Value& a, const Value& b) {
   if (base == 0 && exponent < 0) return invalid_argument("", "zero to a negative power");
   if (base < 0 && std::floor(exponent) != exponent)
     return invalid_argument("", "a fractional power of a negative number");
-  return Value(std::pow(base, exponent));
+  const double result = std::pow(base, exponent);
+  if (std::isinf(result) && std::isfinite(base) && std::isfinite(exponent))
+    return invalid_argument("", "a power goes beyond all floats");
+  return Value(result);
 }
 
 }  // namespace
