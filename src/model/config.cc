@@ -283,7 +283,11 @@ VisionConfig read_vision(Reader& vision) {
   out.num_layers = field({"num_hidden_layers"}, known ? table->blocks : 0);
   out.num_heads = field({"num_attention_heads"}, known ? table->heads : 0);
   if (const auto ratio = vision.number({"mlp_ratio"}); ratio && !vision.has("intermediate_size")) {
-    out.intermediate_size = static_cast<int>(std::clamp(*ratio, 0.01, 64.0) * out.hidden_size);
+    if (!(*ratio >= 0.01 && *ratio <= 64)) {
+      vision.fail("vision_config.mlp_ratio is {}; from 0.01 to 64 is expected", *ratio);
+    } else {
+      out.intermediate_size = static_cast<int>(*ratio * out.hidden_size);
+    }
   } else {
     out.intermediate_size = field({"intermediate_size"}, known ? table->mlp : 0);
   }
@@ -474,7 +478,8 @@ Result<Config> parse_config(std::string_view config_json, std::string_view gener
   out.patch_size =
       static_cast<int>(top.integer({"patch_size"}, 1, 256).value_or(out.vision.patch_size));
   const double ratio = top.number({"downsample_ratio"}).value_or(0.5);
-  out.shuffle_factor = ratio > 0 && ratio <= 1 ? static_cast<int>(std::lround(1 / ratio)) : 0;
+  out.shuffle_factor =
+      ratio >= 1.0 / 64 && ratio <= 1 ? static_cast<int>(std::lround(1 / ratio)) : 0;
   if (out.shuffle_factor < 1 || out.shuffle_factor > 64)
     top.fail("downsample_ratio is {}; from 1/64 to 1 is expected", ratio);
   const std::string version = top.text({"ps_version"}, "v1");

@@ -81,6 +81,8 @@ TEST(Config, RefusesWhatCannotRun) {
       {"\"ps_version\": \"v2\"", "\"ps_version\": \"v3\"", "ps_version"},
       {"\"force_image_size\": 128", "\"force_image_size\": 100", "no whole tokens"},
       {"\"downsample_ratio\": 0.5", "\"downsample_ratio\": 0", "downsample_ratio"},
+      {"\"downsample_ratio\": 0.5", "\"downsample_ratio\": 1e-300", "downsample_ratio"},
+      {"\"mlp_ratio\": 4.0", "\"mlp_ratio\": NaN", "mlp_ratio"},
       {"0.26862954", "0", "norm_std"},
   };
   for (const auto& item : kCases) {
