@@ -116,7 +116,7 @@ TEST(Npy, RefusesWithASentence) {
   EXPECT_NE(replaced("False, 'shape': (2,)", "True, 'shape': (2,1)").find("Fortran"),
             std::string::npos);
   EXPECT_NE(replaced("(2,)", "(1,1,1,1,2)").find("5 dims"), std::string::npos);
-  for (const std::string& shape :
+  for (const std::string shape :
        {"(-2,)", "(2", "(,)", "2", "(2,,)", "(0x2,)", "(2.,)", "(3,)", "(9223372036854775807,)",
         "(99999999999999999999999,)", "(1099511627776,1099511627776,0)",
         "(2147483648,2147483648,2147483648,2)"}) {

@@ -7,7 +7,9 @@
 #include <cstring>
 
 #if defined(__AVX512F__)
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // GCC 12 about its own intrinsics
+#endif
 #include <immintrin.h>
 #endif
 
