@@ -17,6 +17,7 @@
 #include "backend/sampling.h"
 #include "backend/step.h"
 #include "tensor/tensor.h"
+#include "videre/result.h"
 #include "weights/weight.h"
 
 namespace videre {
@@ -65,10 +66,21 @@ class LinearProbe {
 
 using Observer = std::function<void(std::string_view name, ConstView view)>;
 
+/// What a device holds, in bytes; `total` and `free` are 0 where memory is the host's.
+struct DeviceMemory {
+  int64_t total = 0, free = 0;
+  int64_t weights = 0, tensors = 0, scratch = 0;  // adopted, allocated, and the backend's own
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
+  /// Ok, or the failure after which this device computes nothing more: ops return at once, results are void.
+  virtual Status health() const { return {}; }
+  virtual DeviceMemory memory() const { return {}; }
+  /// Everything is allocated and warm: from here on the device's memory stays as it is.
+  virtual void finish_loading() {}
 
   // Memory. `allocate` gives zeros; large host tensors are backed by pages only when touched.
   virtual Tensor allocate(DType dtype, Shape shape) = 0;
@@ -228,5 +240,14 @@ struct CpuOptions {
   std::string_view isa;
 };
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
+
+struct CudaOptions {
+  int device = 0;  // among those that CUDA_VISIBLE_DEVICES leaves
+  bool use_graphs = true;
+  bool synchronous = false;          // every op waits: for finding the one that fails
+  int64_t step_timeout_ms = 300000;  // a step that takes longer counts as hung; 0 waits for ever
+};
+/// Errors: kUnavailable when this build has no CUDA, or the machine no driver or card, and says which.
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options = {});
 
 }  // namespace videre

@@ -95,7 +95,7 @@ class Linear : public ::testing::TestWithParam<Param> {
   void check(int64_t m, int64_t n, int64_t k, bool bias, DType out_dtype, int num_threads = 2) {
     const auto& [isa, dtype, stored] = GetParam();
     SCOPED_TRACE(std::to_string(m) + " x " + std::to_string(n) + " x " + std::to_string(k));
-    const auto be = make_cpu_backend({.num_threads = num_threads, .isa = isa});
+    const auto be = make_backend(isa, num_threads);
     const StoredWeight w(stored, n, k, bias, static_cast<uint32_t>(m * 31 + n * 7 + k));
     const Island x(dtype, Shape{m, k}, random_values(m * k, static_cast<uint32_t>(m + n + k)));
     const Island out(out_dtype, Shape{m, n});
@@ -147,7 +147,7 @@ TEST_P(Linear, PastBlockEdges) {
 }
 
 TEST_P(Linear, Empty) {
-  const auto be = make_cpu_backend({.isa = GetParam().isa});
+  const auto be = make_backend(GetParam().isa);
   const StoredWeight w(GetParam().stored, 5, 32, true, 1);
   const Island x(GetParam().dtype, Shape{0, 32}), out(GetParam().dtype, Shape{0, 5});
   be->linear(out, {x.view()}, w.weight);
@@ -157,7 +157,7 @@ TEST_P(Linear, Empty) {
 // A row's bits are the same alone and among others, so that batching never changes an answer.
 TEST_P(Linear, RowsDoNotDependOnTheirNumber) {
   const auto& [isa, dtype, stored] = GetParam();
-  const auto be = make_cpu_backend({.num_threads = 2, .isa = isa});
+  const auto be = make_backend(isa);
   for (const int64_t k : {48, 320, 5136}) {
     const StoredWeight w(stored, 45, k, true, 3);
     const Tensor x = random_tensor(dtype, Shape{40, k}, 4);
@@ -177,7 +177,7 @@ TEST_P(Linear, RowsDoNotDependOnTheirNumber) {
 
 std::vector<Param> params() {
   std::vector<Param> all;
-  for (const std::string& isa : isas()) {
+  for (const std::string& isa : devices()) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const Stored stored : {Stored::kF32, Stored::kBF16, Stored::kF16, Stored::kFp8,
                                   Stored::kFp8Rows, Stored::kNvfp4}) {

@@ -31,7 +31,7 @@ std::vector<Seq> sequences() {
 class Mixers : public ::testing::TestWithParam<std::pair<std::string, DType>> {
  protected:
   static constexpr int kSlots = 14;
-  Mixers() : be_(make_cpu_backend({.num_threads = 2, .isa = GetParam().first})) {}
+  Mixers() : be_(make_backend(GetParam().first)) {}
   DType dtype() const { return GetParam().second; }
 
   static StepArrays arrays(const std::vector<Seq>& seqs, int max_blocks = 1) {
@@ -425,7 +425,7 @@ TEST_P(Mixers, AttentionBitsDoNotDependOnCutsNorOnCompany) {
 
 std::vector<std::pair<std::string, DType>> params() {
   std::vector<std::pair<std::string, DType>> all;
-  for (const std::string& isa : isas()) {
+  for (const std::string& isa : devices()) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) all.emplace_back(isa, dtype);
   }
   return all;

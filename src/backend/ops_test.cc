@@ -13,7 +13,7 @@ namespace {
 
 class Ops : public ::testing::TestWithParam<std::pair<std::string, DType>> {
  protected:
-  Ops() : be_(make_cpu_backend({.num_threads = 2, .isa = GetParam().first})) {}
+  Ops() : be_(make_backend(GetParam().first)) {}
   DType dtype() const { return GetParam().second; }
   Island random(Shape shape, uint32_t seed, float scale = 1) const {
     return Island(dtype(), shape, random_values(shape.numel(), seed, scale));
@@ -406,7 +406,7 @@ TEST_P(Ops, EmbedAndGather) {
 
 std::vector<std::pair<std::string, DType>> params() {
   std::vector<std::pair<std::string, DType>> all;
-  for (const std::string& isa : isas()) {
+  for (const std::string& isa : devices()) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) all.emplace_back(isa, dtype);
   }
   return all;

@@ -16,7 +16,7 @@ namespace {
 
 class Sampling : public ::testing::TestWithParam<std::string> {
  protected:
-  Sampling() : be_(make_cpu_backend({.num_threads = 2, .isa = GetParam()})) {}
+  Sampling() : be_(make_backend(GetParam())) {}
 
   /// Samples one row per entry of `rows`, whose `row` is set here; all rows hold `logits`.
   std::vector<SampledToken> sample(const std::vector<float>& logits, std::vector<SampleRow> rows) {
@@ -258,8 +258,8 @@ TEST(SamplingAcrossMachines, SameTokens) {
   const int vocab = 1003;
   const std::vector<float> logits = random_values(vocab, 8, 2);
   std::vector<std::vector<int32_t>> drawn;
-  for (const std::string& isa : isas()) {
-    const auto be = make_cpu_backend({.isa = isa});
+  for (const std::string& isa : devices()) {
+    const auto be = make_backend(isa);
     const Tensor view = make_tensor(DType::kF32, Shape{1, vocab}, logits);
     Tensor last = be->allocate(DType::kI32, Shape{1});
     std::vector<int32_t> tokens;
@@ -349,7 +349,7 @@ TEST_P(Sampling, EditsAndPenalties) {
             (std::vector<float>{0.5f, -4 - 2 * 0.5f - 0.25f, 3, 4, 5, -7, 4, 8}));
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Sampling, ::testing::ValuesIn(isas()),
+INSTANTIATE_TEST_SUITE_P(All, Sampling, ::testing::ValuesIn(devices()),
                          [](const auto& info) { return info.param; });
 
 }  // namespace

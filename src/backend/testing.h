@@ -12,6 +12,10 @@
 
 #include "backend/backend.h"
 
+namespace videre {
+std::unique_ptr<Backend> make_emulated_backend();
+}
+
 namespace videre::testing {
 
 /// Instruction sets that this machine has, worst first. make_cpu_backend falls back when asked for
@@ -24,6 +28,21 @@ inline std::vector<std::string> isas() {
   if (__builtin_cpu_supports("avx512bf16")) names.push_back("avx512_bf16");
 #endif
   return names;
+}
+
+/// Devices that ops are held against: the CPU's instruction sets, and CUDA on a card or emulated.
+inline std::vector<std::string> devices() {
+  std::vector<std::string> names = isas();
+#if defined(VIDERE_TEST_EMULATED)
+  names.emplace_back("emulated");
+#endif
+  return names;
+}
+inline std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads = 2) {
+#if defined(VIDERE_TEST_EMULATED)
+  if (device == "emulated") return make_emulated_backend();
+#endif
+  return make_cpu_backend({.num_threads = num_threads, .isa = device});
 }
 
 /// One step of several sequences, in host memory.

@@ -1,0 +1,21 @@
+# The CUDA backend: with VIDERE_CUDA compiled by nvcc into the backend layer; without, compiled by the host's
+# compiler for the tests alone, where its kernels run thread by thread (src/backend/cuda/emulator.h).
+file(GLOB VIDERE_CUDA_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cu
+  ${CMAKE_SOURCE_DIR}/src/backend/cuda/*.cc)
+if(VIDERE_CUDA)
+  set(flags --expt-relaxed-constexpr --extended-lambda -Xcompiler=-Wall)
+  foreach(architecture ${VIDERE_CUDA_ARCHITECTURES})
+    list(APPEND flags --generate-code=arch=compute_${architecture},code=sm_${architecture})
+  endforeach()
+  set(kernels ${VIDERE_CUDA_SOURCES})
+  list(FILTER kernels INCLUDE REGEX "\\.cu$")
+  set_source_files_properties(${kernels} PROPERTIES COMPILE_OPTIONS "${flags}")
+  target_sources(videre_backend PRIVATE ${VIDERE_CUDA_SOURCES})
+  target_link_libraries(videre_backend PUBLIC CUDA::cudart_static)
+elseif(VIDERE_TESTS)
+  set_source_files_properties(${VIDERE_CUDA_SOURCES} PROPERTIES LANGUAGE CXX)
+  add_library(videre_emulated STATIC ${VIDERE_CUDA_SOURCES})
+  target_compile_definitions(videre_emulated PRIVATE VIDERE_CUDA_EMULATED INTERFACE VIDERE_TEST_EMULATED)
+  target_compile_options(videre_emulated PRIVATE -Wno-unknown-pragmas)
+  target_link_libraries(videre_emulated PUBLIC videre_backend)
+endif()

@@ -1,0 +1,272 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "backend/cuda/cublas_lt.h"
+#include "base/log.h"
+
+namespace videre::cuda {
+namespace {
+
+constexpr int64_t kAlign = 256;
+int64_t aligned(int64_t bytes) { return ceil_div(bytes, kAlign) * kAlign; }
+
+}  // namespace
+
+CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
+    : info_(std::move(info)),
+      name_("cuda"),
+      stream_(make_stream()),
+      synchronous_(options.synchronous),
+      use_graphs_(options.use_graphs && !options.synchronous),
+      step_timeout_ms_(options.step_timeout_ms) {
+  for (Turn& turn : turns_) {
+    turn.pinned = static_cast<char*>(pinned_malloc(kTurnBytes));
+    turn.device = static_cast<char*>(device_malloc(kTurnBytes));
+    turn.done = make_event();
+  }
+  scratch_bytes_ = CublasLt::kWorkspaceBytes + kTurns * kTurnBytes;
+  if (void* workspace = device_malloc(CublasLt::kWorkspaceBytes)) {
+    adopted_.push_back(workspace);
+    cublas_ = CublasLt::open(workspace, CublasLt::kWorkspaceBytes);
+  }
+}
+
+CudaBackend::~CudaBackend() {
+  synchronize(stream_);
+  for (auto& [key, graph] : graphs_) destroy_graph(graph);
+  for (Turn& turn : turns_) {
+    turn.fetches.clear();
+    finish_turn(turn);
+    pinned_free(turn.pinned);
+    device_free(turn.device);
+    destroy_event(turn.done);
+  }
+  for (void* memory : adopted_) device_free(memory);
+  if (scratch_ != nullptr) device_free(scratch_);
+  destroy_stream(stream_);
+}
+
+Tensor CudaBackend::allocate(DType dtype, Shape shape) {
+  const int64_t bytes = shape.numel() * static_cast<int64_t>(dtype_size(dtype));
+  void* memory = device_malloc(std::max<int64_t>(bytes, kAlign));
+  if (memory == nullptr) {
+    report_cuda_error(2, "out of device memory; lower --max-model-len, --max-num-seqs or "
+                      "--gpu-memory-utilization: cudaMalloc", __FILE__, __LINE__);
+    return Tensor(View(nullptr, dtype, shape), nullptr);
+  }
+  set_async(memory, 0, std::max<int64_t>(bytes, kAlign), stream_);
+  allocated_bytes_ += bytes;
+  return Tensor(View(memory, dtype, shape), std::shared_ptr<void>(memory, [this, bytes](void* p) {
+                  synchronize(stream_);
+                  device_free(p);
+                  allocated_bytes_ -= bytes;
+                }));
+}
+
+ConstView CudaBackend::adopt(ConstView host) {
+  VIDERE_CHECK(host.contiguous());
+  const int64_t bytes = static_cast<int64_t>(host.size_bytes());
+  void* memory = device_malloc(std::max<int64_t>(bytes, kAlign));
+  if (memory == nullptr) {
+    report_cuda_error(2, "out of device memory while loading weights: cudaMalloc", __FILE__, __LINE__);
+    return ConstView(nullptr, host.dtype(), host.shape());
+  }
+  adopted_.push_back(memory);
+  weight_bytes_ += bytes;
+  copy_async(memory, host.raw(), bytes, stream_);
+  return ConstView(memory, host.dtype(), host.shape());
+}
+
+void CudaBackend::upload(View dst, const void* src) {
+  VIDERE_CHECK(dst.contiguous());
+  const int64_t bytes = static_cast<int64_t>(dst.size_bytes());
+  if (bytes == 0) return;
+  int64_t offset = 0;
+  if (char* pinned = take(turn(), bytes, false, &offset)) {
+    std::memcpy(pinned, src, bytes);
+    src = pinned;
+  }
+  copy_async(dst.raw(), src, bytes, stream_);  // from pageable memory this returns when the bytes are taken
+}
+
+void CudaBackend::download(void* dst, ConstView src) {
+  const int64_t size = static_cast<int64_t>(dtype_size(src.dtype()));
+  if (src.numel() == 0) return;
+  if (src.contiguous()) {
+    copy_async(dst, src.raw(), static_cast<int64_t>(src.size_bytes()), stream_);
+  } else if (const int64_t stride = row_stride(src); stride >= 0) {
+    copy_rows_async(dst, src.dim(-1) * size, src.raw(), stride * size, src.dim(-1) * size, num_rows(src), stream_);
+  } else {
+    for (int64_t i = 0; i < src.dim(0); ++i) {
+      const ConstView part = src[i];
+      download(static_cast<char*>(dst) + i * part.numel() * size, part);
+    }
+    return;
+  }
+  synchronize(stream_);
+}
+
+void CudaBackend::zero(View x) {
+  if (x.numel() == 0) return;
+  const int64_t size = static_cast<int64_t>(dtype_size(x.dtype()));
+  if (x.contiguous()) return set_async(x.raw(), 0, static_cast<int64_t>(x.size_bytes()), stream_);
+  if (x.rank() == 1) return set_async(x.raw(), 0, x.dim(0) * size, stream_);
+  for (int64_t i = 0; i < x.dim(0); ++i) zero(x[i]);
+}
+
+void* CudaBackend::scratch(int64_t bytes) {
+  bytes = aligned(bytes);
+  static constexpr int64_t kLeast = 1 << 20;
+  if (scratch_ != nullptr && bytes <= scratch_held_) return scratch_;
+  if (loaded_) log_debug("cuda: scratch grows from {} to {} bytes", scratch_held_, bytes);
+  synchronize(stream_);
+  if (scratch_ != nullptr) device_free(scratch_);
+  scratch_bytes_ -= scratch_held_;
+  scratch_held_ = std::max(bytes, kLeast);
+  scratch_ = device_malloc(scratch_held_);
+  scratch_bytes_ += scratch_held_;
+  for (auto& [key, graph] : graphs_) destroy_graph(graph);  // they hold the old address
+  graphs_.clear();
+  if (scratch_ == nullptr) {
+    report_cuda_error(2, "out of device memory for an op's scratch: cudaMalloc", __FILE__, __LINE__);
+  }
+  return scratch_;
+}
+
+// Room in the turn's memory, or null (host) when there is none left.
+char* CudaBackend::take(Turn& turn, int64_t bytes, bool device, int64_t* offset) {
+  if (turn.used + bytes > kTurnBytes) return nullptr;
+  *offset = turn.used;
+  turn.used += aligned(bytes);
+  return (device ? turn.device : turn.pinned) + *offset;
+}
+
+const void* CudaBackend::staged(const void* host, int64_t bytes) {
+  if (bytes == 0) return nullptr;
+  int64_t offset = 0;
+  if (char* pinned = take(turn(), bytes, false, &offset)) {
+    std::memcpy(pinned, host, bytes);
+    char* device = turn().device + offset;
+    copy_async(device, pinned, bytes, stream_);
+    return device;
+  }
+  void* device = device_malloc(bytes);
+  if (device == nullptr) {
+    report_cuda_error(2, "out of device memory for a step's arrays: cudaMalloc", __FILE__, __LINE__);
+    return nullptr;
+  }
+  turn().extra_device.push_back(device);
+  copy_async(device, host, bytes, stream_);
+  return device;
+}
+
+void CudaBackend::fetch(const void* device, int64_t bytes, std::function<void(const void* host)> then) {
+  int64_t offset = 0;
+  char* pinned = take(turn(), bytes, false, &offset);
+  if (pinned == nullptr) {
+    pinned = static_cast<char*>(pinned_malloc(bytes));
+    turn().extra_pinned.push_back(pinned);
+  }
+  copy_async(pinned, device, bytes, stream_);
+  turn().fetches.push_back({pinned, std::move(then)});
+}
+
+void CudaBackend::finish_turn(Turn& turn) {
+  for (void* memory : turn.extra_pinned) pinned_free(memory);
+  for (void* memory : turn.extra_device) device_free(memory);
+  turn.extra_pinned.clear();
+  turn.extra_device.clear();
+  turn.used = 0;
+  turn.ticket = 0;
+}
+
+uint64_t CudaBackend::submit() {
+  Turn& turn = turns_[current_];
+  record(turn.done, stream_);
+  turn.ticket = ++last_ticket_;
+  current_ = (current_ + 1) % kTurns;
+  if (turns_[current_].ticket != 0) wait(turns_[current_].ticket);  // its memory is needed again
+  return last_ticket_;
+}
+
+void CudaBackend::wait(uint64_t ticket) {
+  for (Turn& turn : turns_) {
+    if (turn.ticket != ticket) continue;
+    using Clock = std::chrono::steady_clock;
+    const auto begin = Clock::now();
+    for (int64_t round = 0; !finished(turn.done); ++round) {
+      if (!health().ok()) break;
+      if (round < 2000) continue;  // a step takes milliseconds; the first moments are worth a core
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
+      const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
+      if (step_timeout_ms_ > 0 && waited > step_timeout_ms_) {
+        report_cuda_error(702, "a step that did not end in time: cudaEventQuery", __FILE__, __LINE__);
+        break;
+      }
+    }
+    if (health().ok()) {
+      for (const Turn::Fetch& fetch : turn.fetches) fetch.then(fetch.host);
+    }
+    turn.fetches.clear();
+    finish_turn(turn);
+    return;
+  }
+}
+
+void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
+#if defined(VIDERE_CUDA_EMULATED)
+  (void)key;
+  ops();
+#else
+  if (key == 0 || !use_graphs_ || observing()) return ops();
+  const auto found = graphs_.find(key);
+  if (found != graphs_.end()) return replay(found->second, stream_);
+  if (!warm_.insert(key).second) {
+    begin_recording(stream_);
+    ops();
+    if (const Graph graph = end_recording(stream_)) {
+      graphs_[key] = graph;
+      return replay(graph, stream_);
+    }
+  }
+  ops();  // the first time as it is: kernels load and scratch grows where nothing records
+#endif
+}
+
+Status CudaBackend::health() const { return cuda_health(); }
+
+DeviceMemory CudaBackend::memory() const {
+  DeviceMemory out;
+  out.total = info_.total_bytes;
+  out.free = info_.free_bytes;
+  out.weights = weight_bytes_;
+  out.tensors = allocated_bytes_;
+  out.scratch = scratch_bytes_;
+  return out;
+}
+
+void CudaBackend::finish_loading() {
+  synchronize(stream_);
+  loaded_ = true;
+}
+
+}  // namespace videre::cuda
+
+namespace videre {
+
+#if defined(VIDERE_CUDA_EMULATED)
+std::unique_ptr<Backend> make_emulated_backend() {
+  return std::make_unique<cuda::CudaBackend>(CudaOptions{}, *cuda::open_device(0));
+}
+#else
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
+  VIDERE_ASSIGN_OR_RETURN(cuda::DeviceInfo info, cuda::open_device(options.device));
+  return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(options, std::move(info)));
+}
+#endif
+
+}  // namespace videre

@@ -1,0 +1,321 @@
+// What kernels are written with: types, conversions, warp exchanges, copies and tensor-core products,
+// and `launch`. Compiled by nvcc these are the GPU's own instructions; compiled by the host's compiler
+// (VIDERE_CUDA_EMULATED, emulator.h) the same kernels run on a CPU, thread by thread, so that tests and
+// sanitizers reach them on machines without a card. A kernel uses nothing that is not here, but for
+// Hopper's own (wgmma, bulk copies), which stand behind `#if VIDERE_HOPPER_KERNELS`.
+//
+// Kernels take raw pointers and sizes; they see neither Tensor nor Config.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "tensor/dtype.h"
+
+#if defined(VIDERE_CUDA_EMULATED)
+#include "backend/cuda/emulator.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+namespace videre::cuda {
+
+#if defined(VIDERE_CUDA_EMULATED)
+using Stream = int;
+#else
+using Stream = cudaStream_t;
+#endif
+
+constexpr int kWarp = 32;
+constexpr uint32_t kAllLanes = 0xffffffffu;
+
+/// How a kernel is launched. `overlap`: it may start while the kernel before it in the stream still
+/// runs, and calls `wait_for_previous` before it reads what that one writes (weights may be fetched
+/// earlier). Only for kernels that call it on every path.
+struct LaunchShape {
+  dim3 grid, block;
+  int shared_bytes = 0;  // dynamic shared memory
+  bool overlap = false;
+};
+
+void report_cuda_error(int error, const char* what, const char* file, int line);
+
+#if defined(VIDERE_CUDA_EMULATED)
+
+// ---------------------------------------------------------------------------------------- emulated
+
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), const LaunchShape& shape, Stream, A&&... args) {
+  emulate(shape.grid, shape.block, shape.shared_bytes,
+          [&] { kernel(static_cast<P>(args)...); });
+}
+
+inline void wait_for_previous() {}
+inline void let_next_start() {}
+
+inline uint32_t pack_bf16(float low, float high) {
+  return to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16;
+}
+inline BF16 bf16_of(float value) { return to_bf16(value); }
+/// Two e4m3 codes (low byte first) of values already divided by their scale; saturates at 448.
+inline uint16_t pack_e4m3(float low, float high) {
+  return static_cast<uint16_t>(float_to_e4m3(low) | float_to_e4m3(high) << 8);
+}
+inline float2 unpack_e4m3(uint16_t codes) {
+  return float2{e4m3_to_float(codes & 0xff), e4m3_to_float(codes >> 8)};
+}
+inline float half_bits_to_float(uint16_t bits) { return half_to_float(bits); }
+inline uint16_t float_to_half_bits(float value) {
+  const _Float16 half = static_cast<_Float16>(value);
+  return std::bit_cast<uint16_t>(half);
+}
+inline float fast_exp(float x) { return std::exp(x); }
+inline float fast_exp2(float x) { return std::exp2(x); }
+
+/// D += A B of 16x8x16 tiles, bf16 in, float out; fragments as PTX lays them out:
+///   a[0] (g, 2t..), a[1] (g+8, 2t..), a[2] (g, 2t+8..), a[3] (g+8, 2t+8..); b[0] (2t.., g), b[1] (2t+8.., g);
+///   d[0], d[1] (g, 2t..), d[2], d[3] (g+8, 2t..), with g = lane / 4, t = lane % 4.
+inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  emulated_mma_bf16(d, a, b);
+}
+/// The same with float inputs rounded to tf32, 16x8x8: a (g, t), (g+8, t), (g, t+4), (g+8, t+4);
+/// b (t, g), (t+4, g).
+inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  emulated_mma_tf32(d, a, b);
+}
+/// Four 8x8 matrices of 16-bit elements from shared memory: lane i names row i % 8 of matrix i / 8
+/// (16 bytes); lane gets elements (g, 2t), (g, 2t+1) of each, or of its transpose.
+inline void ldmatrix4(uint32_t (&r)[4], const void* row) { emulated_ldmatrix4(r, row, false); }
+inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) { emulated_ldmatrix4(r, row, true); }
+
+/// 16 bytes from global to shared memory, later; `valid` false writes zeros. Both 16-byte aligned.
+inline void copy_async16(void* shared, const void* global, bool valid = true) {
+  emulated_copy16(shared, global, valid);
+}
+inline void commit_copies() {}
+template <int kPending>
+void wait_copies() {}
+
+/// 16 bytes that are read once: past L1, first to be evicted.
+inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
+
+#define VIDERE_DYNAMIC_SHARED(name) char* const name = ::videre::cuda::emulated_shared()
+
+#elif defined(__CUDACC__)
+
+// --------------------------------------------------------------------------------------------- GPU
+
+template <typename... P, typename... A>
+void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, A&&... args) {
+  if (shape.shared_bytes > 48 * 1024) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
+    if (error != cudaSuccess) report_cuda_error(error, "cudaFuncSetAttribute", __FILE__, __LINE__);
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = shape.overlap ? 1 : 0;
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
+  if (error != cudaSuccess) report_cuda_error(error, "cudaLaunchKernelEx", __FILE__, __LINE__);
+}
+
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+__device__ __forceinline__ BF16 bf16_of(float value) {
+  uint16_t bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return BF16{bits};
+}
+#if __CUDA_ARCH__ >= 890 || !defined(__CUDA_ARCH__)
+__device__ __forceinline__ uint16_t pack_e4m3(float low, float high) {
+  uint16_t out;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
+  return out;
+}
+__device__ __forceinline__ float2 unpack_e4m3(uint16_t codes) {
+  uint32_t halves;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(codes));
+  float2 out;
+  asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+      : "=f"(out.x), "=f"(out.y) : "r"(halves));
+  return out;
+}
+#else
+__device__ __forceinline__ float e4m3_value(uint32_t code) {
+  const uint32_t exponent = (code >> 3) & 0xf, mantissa = code & 7;
+  float magnitude = exponent == 0 ? mantissa * 0x1p-9f
+                                  : __uint_as_float(((exponent + 120) << 23) | (mantissa << 20));
+  if (exponent == 15 && mantissa == 7) magnitude = __uint_as_float(0x7fc00000u);
+  return (code & 0x80) ? -magnitude : magnitude;
+}
+__device__ __forceinline__ uint32_t e4m3_code(float value) {
+  if (value != value) return 0x7f;
+  const uint32_t sign = (__float_as_uint(value) >> 24) & 0x80;
+  const float magnitude = fminf(fabsf(value), 448.0f);
+  if (magnitude < 0x1p-6f) return sign | __float2int_rn(magnitude * 512.0f);
+  uint32_t bits = __float_as_uint(magnitude);
+  bits += 0x7ffff + ((bits >> 20) & 1);
+  return sign | ((bits >> 20) - (120 << 3));
+}
+__device__ __forceinline__ uint16_t pack_e4m3(float low, float high) {
+  return static_cast<uint16_t>(e4m3_code(low) | e4m3_code(high) << 8);
+}
+__device__ __forceinline__ float2 unpack_e4m3(uint16_t codes) {
+  return make_float2(e4m3_value(codes & 0xff), e4m3_value(codes >> 8));
+}
+#endif
+__device__ __forceinline__ float half_bits_to_float(uint16_t bits) {
+  float out;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(bits));
+  return out;
+}
+__device__ __forceinline__ uint16_t float_to_half_bits(float value) {
+  uint16_t bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+__device__ __forceinline__ float fast_exp(float x) { return __expf(x); }
+__device__ __forceinline__ float fast_exp2(float x) {
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+  return out;
+}
+
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row)) : "memory");
+}
+__device__ __forceinline__ void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row)) : "memory");
+}
+__device__ __forceinline__ void copy_async16(void* shared, const void* global, bool valid = true) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+               "l"(global), "r"(valid ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kPending>
+__device__ __forceinline__ void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+__device__ __forceinline__ uint4 load_once16(const void* global) {
+  uint4 out;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global));
+  return out;
+}
+
+#define VIDERE_DYNAMIC_SHARED(name) extern __shared__ __align__(128) char name[]
+
+#endif
+
+#if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)
+
+// -------------------------------------------------------------------------------------------- both
+
+__device__ __forceinline__ float float_of(float value) { return value; }
+__device__ __forceinline__ float float_of(BF16 value) {
+  return __uint_as_float(static_cast<uint32_t>(value.bits) << 16);
+}
+__device__ __forceinline__ float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float bf16_high(uint32_t pair) {
+  return __uint_as_float(pair & 0xffff0000u);
+}
+/// The float rounded to T.
+template <typename T>
+__device__ __forceinline__ T rounded(float value) {
+  if constexpr (std::is_same_v<T, BF16>) {
+    return bf16_of(value);
+  } else {
+    return value;
+  }
+}
+
+#endif
+
+/// A parameter of any float dtype, read an element at a time; the branch is the same for all threads.
+struct FloatReader {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+#if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)
+  __device__ __forceinline__ float operator[](int64_t i) const {
+    if (dtype == DType::kF32) return static_cast<const float*>(data)[i];
+    const uint16_t bits = static_cast<const uint16_t*>(data)[i];
+    return dtype == DType::kBF16 ? __uint_as_float(static_cast<uint32_t>(bits) << 16)
+                                 : half_bits_to_float(bits);
+  }
+#endif
+};
+
+#if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)
+
+__device__ __forceinline__ float warp_sum(float value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(kAllLanes, value, step);
+  return value;
+}
+__device__ __forceinline__ float warp_max(float value) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(kAllLanes, value, step));
+  }
+  return value;
+}
+/// Over all threads of the block (a multiple of a warp, <= 1024), the same in each. `shared` holds 32 floats,
+/// free to reuse after the next __syncthreads.
+__device__ __forceinline__ float block_sum(float value, float* shared) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  value = warp_sum(value);
+  if (lane == 0) shared[warp] = value;
+  __syncthreads();
+  value = lane < static_cast<int>(blockDim.x) / kWarp ? shared[lane] : 0.0f;
+  return warp_sum(value);
+}
+
+#endif
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace videre::cuda

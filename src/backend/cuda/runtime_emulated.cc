@@ -1,0 +1,65 @@
+// The CUDA runtime's place when kernels run on the host (emulator.h): everything happens at once.
+#if defined(VIDERE_CUDA_EMULATED)
+#include <cstdlib>
+#include <cstring>
+
+#include "backend/cuda/runtime.h"
+#include "base/check.h"
+
+namespace videre::cuda {
+
+Result<int> count_devices() { return 1; }
+Result<DeviceInfo> open_device(int) {
+  DeviceInfo info;
+  info.name = "emulated";
+  info.major = 9;
+  info.num_multiprocessors = 4;
+  info.shared_bytes_per_block = 227 << 10;
+  info.total_bytes = info.free_bytes = int64_t{4} << 30;
+  info.l2_bytes = 50 << 20;
+  return info;
+}
+
+void* device_malloc(int64_t bytes) {
+  return std::aligned_alloc(256, static_cast<size_t>((bytes + 255) / 256 * 256));
+}
+void device_free(void* memory) { std::free(memory); }
+void* pinned_malloc(int64_t bytes) { return device_malloc(bytes); }
+void pinned_free(void* memory) { std::free(memory); }
+
+Stream make_stream() { return 0; }
+void destroy_stream(Stream) {}
+void synchronize(Stream) {}
+void copy_async(void* dst, const void* src, int64_t bytes, Stream) {
+  if (bytes > 0) std::memmove(dst, src, static_cast<size_t>(bytes));
+}
+void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch,
+                     int64_t row_bytes, int64_t rows, Stream stream) {
+  for (int64_t row = 0; row < rows; ++row) {
+    copy_async(static_cast<char*>(dst) + row * dst_pitch,
+               static_cast<const char*>(src) + row * src_pitch, row_bytes, stream);
+  }
+}
+void set_async(void* dst, int byte, int64_t bytes, Stream) {
+  if (bytes > 0) std::memset(dst, byte, static_cast<size_t>(bytes));
+}
+
+Event make_event() { return 0; }
+void destroy_event(Event) {}
+void record(Event, Stream) {}
+bool finished(Event) { return true; }
+void wait_on(Stream, Event) {}
+
+// Nothing is recorded here: the backend runs the ops each time.
+void begin_recording(Stream) { VIDERE_CHECK(false); }
+Graph end_recording(Stream) { return 0; }
+void replay(Graph, Stream) { VIDERE_CHECK(false); }
+void destroy_graph(Graph) {}
+
+Status cuda_health() { return {}; }
+void report_cuda_error(int error, const char* what, const char* file, int line) {
+  VIDERE_CHECK(false) << what << " failed with " << error << " at " << file << ":" << line;
+}
+
+}  // namespace videre::cuda
+#endif
