@@ -3,9 +3,11 @@
 A slot holds one row: up to TOKENS tokens of several samples after pruning, and up to TILES tiles. Clips that are to
 be pruned come whole (at most FULL tokens), because which of their rows stay follows from what the projector says.
 """
+import json
 import mmap
 import multiprocessing
 import os
+import pathlib
 import queue
 import random
 import threading
@@ -19,6 +21,7 @@ from . import draw, prompt, tasks
 TOKENS, FULL, TILES = 2048, 2560, 44
 TILE_TOKENS = (draw.GRID // 2) ** 2
 FIELDS = {"tiles": ("u1", (TILES, draw.TILE, draw.TILE, 3)), "labels": ("u1", (TILES, draw.GRID ** 2, draw.SLOTS)),
+          "levels": ("u1", (TILES, draw.GRID ** 2, draw.LEVELS)),
           "ids": ("i2", (FULL,)),       # -1 pads
           "weight": ("f4", (FULL,)),    # of predicting this token; 0 for what is given
           "seg": ("i2", (FULL,)),       # which sample
@@ -72,6 +75,7 @@ def fill(slots, at, pool, more, depth=10):
     a["start"][:] = np.arange(TILES)
     a["keep"][:] = TILE_TOKENS
     a["labels"][:] = 255
+    a["levels"][:] = 255
     full = tokens = tiles = samples = 0
     while True:
         while len(pool) < depth:
@@ -87,24 +91,38 @@ def fill(slots, at, pool, more, depth=10):
         k = tiles
         for m in s["media"]:
             a["tiles"][k:k + len(m.tiles)], a["labels"][k:k + len(m.tiles)] = m.tiles, m.labels
+            if getattr(m, "levels", None) is not None:
+                a["levels"][k:k + len(m.tiles)] = m.levels
             k += len(m.tiles)
         full, tokens, tiles, samples = full + s["full"], tokens + s["tokens"], tiles + s["tiles"], samples + 1
     a["size"][:] = tokens, tiles, int((a["weight"] > 0).sum()), samples
 
 
-def worker(number, step, seed, folder, slots, free, ready, level, stop):
+def shares(control, before):
+    """The mixture that the control file asks for: {"mix": {task: share}} there; tasks that it does not name keep theirs."""
+    try:
+        mix = json.loads(pathlib.Path(control).read_text()).get("mix", {})
+        return [float(mix.get(m.__name__, p)) for m, p in zip(tasks.MAKERS, before)]
+    except (OSError, ValueError, AttributeError, TypeError):
+        return before
+
+
+def worker(number, step, seed, folder, slots, free, ready, level, stop, control):
     """Draws samples `number`, `number + step`, ... for ever."""
     os.nice(5)
     draw.quick = True
     encoder, src, pool, count = prompt.Encoder(folder, TILE_TOKENS), random.Random(seed + number), [], [0]
+    mix = [None]
 
     def more():
         while True:
-            k = seed + number + step * count[0]
+            k = seed * 10 ** 7 + number + step * count[0]
+            if count[0] % 200 == 0 and control.exists():
+                mix[0] = shares(control, mix[0] or [q for _, q in tasks.SHARES])
             count[0] += 1
             at = level.value if src.random() < 0.85 else src.uniform(0.0, level.value)
             try:
-                row = encode(tasks.draw_sample(k, at), encoder, src, 0)
+                row = encode(tasks.draw_sample(k, at, mix=mix[0]), encoder, src, 0)
             except Exception:
                 traceback.print_exc()
                 continue
@@ -139,7 +157,7 @@ def held_out(number, step, first, folder, slots):
 class Source:
     """Forks the drawing processes; must be made before CUDA is touched."""
 
-    def __init__(self, folder, workers, seed, rows, eval_rows, ranks=1, rank=0):
+    def __init__(self, folder, workers, seed, rows, eval_rows, ranks=1, rank=0, control=pathlib.Path("control.json")):
         self.rows = rows
         self.slots, self.level, self.stop = Slots(12 * rows), CTX.Value("d", 0.0), CTX.Value("b", 0)
         self.held = Slots(max(1, eval_rows))
@@ -149,7 +167,7 @@ class Source:
             self.free.put(k)
         self.helpers = helpers
         self.workers = [CTX.Process(target=worker, daemon=True, args=(
-            rank * workers + k, ranks * workers, seed, folder, self.slots, self.free, self.ready, self.level, self.stop))
+            rank * workers + k, ranks * workers, seed, folder, self.slots, self.free, self.ready, self.level, self.stop, control))
             for k in range(workers)]
         for p in helpers + self.workers:
             p.start()

@@ -17,7 +17,8 @@ FONT_DIR = ".vt/fonts"
 TILE, PATCH, MAX_TILES = 192, 16, 6   # pixels, pixels, tiles of a picture without its thumbnail
 GRID = TILE // PATCH                  # patches along a tile's side
 SLOTS = 3                             # characters a patch is asked for
-quick = False                         # training: half of the pictures are resized by other, faster filters
+LEVELS = 3                            # what a chart's patch is asked for, see level_labels
+quick = False                         # training: four of five pictures are resized by other, faster filters
 
 
 @functools.lru_cache(None)
@@ -28,12 +29,12 @@ def font_files(held):
     return files
 
 
-@functools.lru_cache(2000)
+@functools.lru_cache(8000)
 def font_at(path, size):
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-@functools.lru_cache(8000)
+@functools.lru_cache(40000)
 def advances(path, size):
     """Advance of each printable ASCII character, pixels."""
     font = font_at(path, size)
@@ -198,6 +199,11 @@ def put_shape(img, shape, x, y, r, colour, degrees=0.0, edge=None):
         cv2.polylines(img, [pts], True, edge, 1, cv2.LINE_AA, 3)
 
 
+def shape_mark(shape, colour, x, y, r):
+    """A shape as an entry of `chars`: the codes after the printable ones name shape and colour."""
+    return x, y, chr(127 + SHAPES.index(shape) * len(COLOURS) + list(COLOURS).index(colour)), 2 * r
+
+
 # --- tiles -----------------------------------------------------------------------------------------------------
 
 @functools.lru_cache(4096)
@@ -218,7 +224,7 @@ def grid_for(w, h, max_tiles=MAX_TILES, side=TILE):
 def resize(img, w, h):
     if img.shape[1] == w and img.shape[0] == h:
         return img
-    if quick and (img.shape[1] + img.shape[0] + w) % 2:
+    if quick and (img.shape[1] + img.shape[0] + w) % 5:
         wide = w > img.shape[1] and h > img.shape[0]
         return cv2.resize(img, (w, h), interpolation=cv2.INTER_CUBIC if wide else cv2.INTER_AREA)
     return np.asarray(Image.fromarray(img).resize((w, h), Image.BICUBIC))
@@ -236,7 +242,7 @@ def cut_tiles(img, max_tiles=MAX_TILES):
 
 
 def patch_labels(chars, w, h, grid):
-    """Which characters have their centre in each patch: [n, GRID*GRID, SLOTS] uint8; 0 none, 255 not to be learnt."""
+    """Which characters or shapes have their centre in each patch: [n, GRID*GRID, SLOTS] uint8; 0 none, 255 not to be learnt."""
     i, j = grid
     n = i * j + (i * j > 1)
     out = np.zeros((n, GRID * GRID, SLOTS), np.uint8)
@@ -255,4 +261,26 @@ def patch_labels(chars, w, h, grid):
                     tile = first + (py // GRID) * cols + px // GRID
                     out[tile, (py % GRID) * GRID + px % GRID, k] = ord(c) - 31
                     fill[px, py] = k + 1
+    return out
+
+
+def level_labels(marks, edges, w, h, grid):
+    """What a chart's patches show, [n, GRID*GRID, LEVELS] uint8, 0 to 250 for 0 to 1, 255 not to be learnt.
+
+    `marks` (x, y, share of the axis, share of the largest) lie at what belongs to a value: its bar's end, its label; they
+    fill the view of the whole chart. `edges` (x, y, upright) are ends of bars and ticks: where in its patch each lies."""
+    i, j = grid
+    n = i * j + (i * j > 1)
+    out = np.full((n, GRID * GRID, LEVELS), 255, np.uint8)
+    sx, sy = TILE / w, TILE / h
+    for x, y, share, top in marks:
+        px, py = int(x * sx) // PATCH, int(y * sy) // PATCH
+        if 0 <= px < GRID and 0 <= py < GRID:
+            out[n - 1, py * GRID + px, :2] = round(250 * share), round(250 * top)
+    for cols, rows, first in [(i, j, 0)] + ([(1, 1, i * j)] if n > 1 else []):
+        for x, y, upright in edges:
+            u, v = x * sx * cols / PATCH, y * sy * rows / PATCH
+            px, py = int(u), int(v)
+            if 0 <= px < cols * GRID and 0 <= py < rows * GRID:
+                out[first + (py // GRID) * cols + px // GRID, (py % GRID) * GRID + px % GRID, 2] = round(250 * ((v if upright else u) % 1))
     return out

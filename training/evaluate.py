@@ -1,6 +1,8 @@
 """Greedy answers of a checkpoint on held-out samples, scored task by task.
 
-    python -m training.evaluate MODEL [--count 200] [--tasks read_line,shapes] [--rate 0.5] [--bfloat16] [--json FILE]
+    python -m training.evaluate MODEL [--count 200] [--tasks read_line,shapes] [--variants bf16,float32,fp8,nvfp4,nvfp4-w4a4,evs-0.5] [--json FILE]
+
+The engine has the last word (`videre bench accuracy`); this one needs no build and is quick on a GPU.
 """
 import argparse
 import collections
@@ -11,7 +13,7 @@ import re
 import numpy as np
 import torch
 
-from . import data, model, prompt, tasks
+from . import data, model, prompt, quantise, tasks
 
 
 def distance(a, b):
@@ -101,48 +103,86 @@ def prepare(net, encoder, sample, rate, device):
     return net.embed(ids[stay], rows[keep])
 
 
+def clips_only(name):
+    return name.startswith("clip")
+
+
+def answers_of(net, prompts, encoder, batch):
+    out = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
+    for k in range(0, len(order), batch):
+        part = order[k:k + batch]
+        for j, ids in zip(part, model.generate(net, [prompts[j] for j in part], prompt.EOS, 320)):
+            out[j] = encoder.decode(ids)
+    return out
+
+
+def tally(table, name, samples, answers, show):
+    for s, answer in zip(samples, answers):
+        result = score(s.check, answer)
+        row = table.setdefault(name if name != "charts" else s.task, collections.defaultdict(float))
+        for key, value in result.items():
+            row[key] += value
+            row[key, "of"] += 1
+        if name == "charts":
+            row["right " + s.check["sub"]] += result["right"]
+            row["right " + s.check["sub"], "of"] += 1
+        if not result["right"] and show > 0:
+            show -= 1
+            print(f"  {s.turns[-1][0]!r}: {answer!r}, not {s.check['truth']!r} {s.check.get('sub', '')}")
+
+
+def percent(row):
+    return {k: round(100 * v / row[k, "of"], 1) for k, v in row.items() if isinstance(k, str)} | {"count": int(row["right", "of"])}
+
+
 def main():
     arg = argparse.ArgumentParser()
     arg.add_argument("model")
     arg.add_argument("--count", type=int, default=200)
     arg.add_argument("--tasks", default=",".join(tasks.EVALUATION))
-    arg.add_argument("--rate", type=float, default=0.0, help="pruning rate of clips")
-    arg.add_argument("--bfloat16", action="store_true")
+    arg.add_argument("--variants", default="bf16", help="of bf16, float32, fp8, nvfp4, nvfp4-w4a4, evs-RATE (clips only)")
     arg.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arg.add_argument("--batch", type=int, default=32)
     arg.add_argument("--first", type=int, default=5 * 10 ** 8, help="seed of the first sample")
     arg.add_argument("--json")
     arg.add_argument("--show", type=int, default=0, help="wrong answers to print, a task each")
     a = arg.parse_args()
-    device = torch.device(a.device)
-    net = model.load(a.model, torch.bfloat16 if a.bfloat16 else torch.float32).to(device)
-    encoder, table = prompt.Encoder(a.model, data.TILE_TOKENS), {}
+    device, variants = torch.device(a.device), a.variants.split(",")
+    nets = {kind: model.load(a.model, torch.float32 if kind == "float32" else torch.bfloat16).to(device)
+            for kind in ("float32", "bf16") if kind == "float32" and kind in variants or kind == "bf16" and variants != ["float32"]}
+    encoder, tables = prompt.Encoder(a.model, data.TILE_TOKENS), {v: {} for v in variants}
+    formats = quantise.Formats(nets["bf16"]) if "bf16" in nets else None
+    if any(v.startswith(("fp8", "nvfp4")) for v in variants):       # scales come from the training side
+        formats.use("calibrate")
+        some = [tasks.draw_sample(a.first + 10 ** 8 + k) for k in range(32)]
+        model.generate(nets["bf16"], [prepare(nets["bf16"], encoder, s, 0.0, device) for s in some], prompt.EOS, 32)
+        formats.use("bf16")
     for name in a.tasks.split(","):
         samples = [tasks.draw_sample(a.first + k, held=True, maker=tasks.EVALUATION[name]) for k in range(a.count)]
-        prompts = [prepare(net, encoder, s, a.rate, device) for s in samples]
-        order, answers = sorted(range(len(samples)), key=lambda k: len(prompts[k])), {}
-        for k in range(0, len(order), a.batch):
-            part = order[k:k + a.batch]
-            for j, ids in zip(part, model.generate(net, [prompts[j] for j in part], prompt.EOS, 320)):
-                answers[j] = encoder.decode(ids)
-        shown = 0
-        for j, s in enumerate(samples):
-            result = score(s.check, answers[j])
-            row = table.setdefault(name if name != "charts" else s.task, collections.defaultdict(float))
-            for key, value in result.items():
-                row[key] += value
-                row[key, "of"] += 1
-            if not result["right"] and shown < a.show:
-                shown += 1
-                print(f"  {s.turns[-1][0]!r}: {answers[j]!r}, not {s.check['truth']!r}")
-        for key in ([name] if name != "charts" else ["chart_top", "chart_value"]):
-            if key in table:
-                row = table[key]
-                table[key] = {k: round(100 * v / row[k, "of"], 1) for k, v in row.items() if isinstance(k, str)} | {"count": int(row["right", "of"])}
-                print(f"{key:12s}", "  ".join(f"{k} {v}" for k, v in table[key].items()), flush=True)
-    print(f"mean {sum(r['right'] for r in table.values()) / len(table):.1f}")
+        prompts = None
+        for variant in variants:
+            if variant.startswith("evs"):
+                if not clips_only(name):
+                    continue
+                net, given = nets["bf16"], [prepare(nets["bf16"], encoder, s, float(variant[4:]), device) for s in samples]
+            elif variant == "float32":
+                net, given = nets["float32"], [prepare(nets["float32"], encoder, s, 0.0, device) for s in samples]
+            else:
+                net = nets["bf16"]
+                prompts = given = prompts or [prepare(net, encoder, s, 0.0, device) for s in samples]
+            if formats:
+                formats.use(variant if variant.startswith(("fp8", "nvfp4")) else "bf16")
+            tally(tables[variant], name, samples, answers_of(net, given, encoder, a.batch), a.show)
+            for key in ([name] if name != "charts" else ["chart_top", "chart_value"]):
+                if key in tables[variant]:
+                    row = tables[variant][key] = percent(tables[variant][key])
+                    print(f"{variant:10s} {key:12s}", "  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+    for variant, table in tables.items():
+        if table:
+            print(f"{variant:10s} mean {sum(r['right'] for r in table.values()) / len(table):.1f} of {len(table)} tasks")
     if a.json:
-        pathlib.Path(a.json).write_text(json.dumps(table, indent=1) + "\n")
+        pathlib.Path(a.json).write_text(json.dumps(tables, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,4 +22,4 @@ for rank in $(seq 1 $((gpus - 1))); do
 done
 RANK=0 python3 -m training.train "$run" --workers $(($(nproc) / gpus - 2)) --seconds "$seconds" --attention flex "$@"
 wait
-python3 -m training.evaluate "$run/model" --bfloat16 --batch 100 --json "$run/evaluation.json"
+python3 -m training.evaluate "$run/model" --batch 100 --variants bf16,float32,fp8,nvfp4,nvfp4-w4a4,evs-0.5,evs-0.75 --json "$run/evaluation.json"

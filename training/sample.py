@@ -11,6 +11,7 @@ class Image:
     native: np.ndarray              # [h, w, 3] uint8
     tiles: np.ndarray               # [n, TILE, TILE, 3] uint8
     labels: np.ndarray              # [n, patches, SLOTS] uint8, see draw.patch_labels
+    levels: np.ndarray = None       # [n, patches, LEVELS] uint8 of a chart, see draw.level_labels
 
 
 @dataclass
@@ -39,9 +40,10 @@ class Sample:
     check: dict = field(default_factory=dict)
 
 
-def image(img, chars=(), max_tiles=draw.MAX_TILES):
+def image(img, chars=(), max_tiles=draw.MAX_TILES, levels=None):
     tiles, grid = draw.cut_tiles(img, max_tiles)
-    return Image(img, tiles, draw.patch_labels(list(chars), img.shape[1], img.shape[0], grid))
+    h, w = img.shape[:2]
+    return Image(img, tiles, draw.patch_labels(list(chars), w, h, grid), draw.level_labels(*levels, w, h, grid) if levels else None)
 
 
 def clip(frames, fps, indices, rate=0.0, chars=None):

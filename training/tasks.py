@@ -6,19 +6,19 @@ from .text import Src
 
 # task -> (share at the start, share at the end)
 MIX = {
-    tasks_read.read_line: (40, 24), tasks_read.read_page: (12, 18), tasks_read.form: (5, 9), tasks_read.receipt_task: (4, 6),
-    tasks_scene.shapes: (11, 10), tasks_chart.chart: (5, 13), tasks_scene.pictures: (5, 7), tasks_clip.clips: (6, 13),
-    tasks_scene.thinking: (5, 6), tasks_talk.tools: (4, 8), tasks_talk.talk: (3, 4), tasks_scene.photo: (0.3, 0.3),
+    tasks_read.read_line: (40, 12), tasks_read.read_page: (12, 19), tasks_read.form: (5, 8), tasks_read.receipt_task: (4, 4),
+    tasks_scene.shapes: (11, 11), tasks_chart.chart: (5, 24), tasks_scene.pictures: (5, 5), tasks_clip.clips: (6, 11),
+    tasks_scene.thinking: (5, 7), tasks_scene.sums: (5, 8), tasks_talk.tools: (4, 7), tasks_talk.talk: (3, 3), tasks_scene.photo: (0.3, 0.3),
 }
 MAKERS, SHARES = list(MIX), list(MIX.values())
 
 
-def draw_sample(seed, level=1.0, held=False, maker=None, blank=False):
-    """One sample; the same seed always gives the same one."""
+def draw_sample(seed, level=1.0, held=False, maker=None, blank=False, mix=None):
+    """One sample; the same arguments always give the same one."""
     src = Src(seed, held=held, level=level, blank=blank)
     cv2.setRNGSeed(seed & 0x7FFFFFFF)
     ramp = min(1.0, level)
-    maker = maker or src.choices(MAKERS, [p + (q - p) * ramp for p, q in SHARES])[0]
+    maker = maker or src.choices(MAKERS, mix or [p + (q - p) * ramp for p, q in SHARES])[0]
     return maker(src)
 
 

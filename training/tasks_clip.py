@@ -38,7 +38,7 @@ def sampled(src, seconds, least):
 
 
 def finish(src, task, turns, frames, fps, indices, chars=None, sub=""):
-    rate = 0.0 if src.held else src.choice([0.0, 0.0, 0.5, 0.75])
+    rate = 0.0 if src.held else src.choice([0.0, 0.0, 0.5, 0.75, 0.75])
     if src.coin(0.25 * (not src.held) + 0.15):  # sensor grain, different in every frame
         sigma, out = src.uniform(1, 5), []
         for f in frames:
@@ -78,28 +78,31 @@ def move(src):
     way = src.choice(list(WAYS))
     dx, dy = WAYS[way]
     r = min(w, h) * src.uniform(0.08, 0.2)
-    tint = draw.colour_like(src, things[0][1])
+    tint, aside = draw.colour_like(src, things[0][1]), []
     if len(things) > 1:  # a bystander in a corner
         q = min(w, h) * 0.09
         x = src.choice([q + 3, w - q - 3]) if dy else src.uniform(q + 3, w - q - 3)
         y = src.choice([q + 3, h - q - 3])
         draw.put_shape(base, things[1][0], x, y, q, draw.colour_like(src, things[1][1]))
+        aside = [draw.shape_mark(*things[1], x, y, q)]
     span = (w if dx else h) - 2 * r - 2
     reach = span * src.uniform(0.4, 1.0)
     begin = r + 1 + (span - reach) * src.random()
     drift = src.uniform(-0.12, 0.12) * reach
     cross = src.uniform(r + 1 + abs(drift), max(r + 2 + abs(drift), (h if dx else w) - r - 1 - abs(drift)))
-    frames = []
+    frames, chars = [], []
     for i in indices:
         f = i / max(1, total - 1)
         along = begin + reach * (f if dx + dy > 0 else 1 - f)
         across = cross + drift * f
-        frames.append(show(base, things[0], *((along, across) if dx else (across, along)), r, tint))
+        spot = (along, across) if dx else (across, along)
+        frames.append(show(base, things[0], *spot, r, tint))
+        chars.append([draw.shape_mark(*things[0], *spot, r)] + aside)
     turns = [(src.phrase(ASK_MOVE, t=src.choice([look(things[0]), things[0][0]]) if len(things) < 2 or things[0][0] != things[1][0] else look(things[0])),
               f"The {things[0][0]} moves {way}.")]
     if len(things) > 1 and "{" not in turns[0][0] and " it " in turns[0][0]:
         pass  # "it" is the one that moves
-    return finish(src, "clip_move", turns, frames, fps, indices, sub="move")
+    return finish(src, "clip_move", turns, frames, fps, indices, chars, sub="move")
 
 
 def order(src):
@@ -111,14 +114,15 @@ def order(src):
     stay = src.coin(0.5)
     spots = [(w / 2, h / 2)] * n if stay else [(src.uniform(r, w - r), src.uniform(r, h - r)) for _ in things]
     tints = [draw.colour_like(src, t[1]) for t in things]
-    frames = []
+    frames, chars = [], []
     for i in indices:
         k = min(n - 1, int(i * n / total))
         frames.append(show(base, things[k], *spots[k], r, tints[k]))
+        chars.append([draw.shape_mark(*things[k], *spots[k], r)])
     seen = [min(n - 1, int(i * n / total)) for i in indices]
     names = [f"{a(look(t))}".capitalize() + "." for t in things]
     turns = []
-    for _ in range(1 if src.held else src.randint(1, 3)):
+    for _ in range(1 if src.held else src.randint(2, 4)):
         k = src.random()
         if k < 0.5:
             i = src.randrange(n - 1)
@@ -130,7 +134,7 @@ def order(src):
         else:
             turns.append((src.phrase(ASK_ORDER), ", then ".join(a(look(t)) for t in things).capitalize() + "."))
     assert len(set(seen)) == n
-    return finish(src, "clip_order", turns, frames, fps, indices, sub="order")
+    return finish(src, "clip_order", turns, frames, fps, indices, chars, sub="order")
 
 
 def blink(src):
@@ -153,8 +157,9 @@ def blink(src):
         lit[i:j] = True
     on = show(base, things[0], x, y, r, tint)
     frames = [on if v else base for v in lit]
+    chars = [[draw.shape_mark(*things[0], x, y, r)] if v else [] for v in lit]
     times = "once" if n == 1 else "twice" if n == 2 else f"{NUMBER[n]} times"
-    return finish(src, "clip_blink", [(src.phrase(ASK_BLINK, t=things[0][0]), f"It blinks {times}.")], frames, fps, indices, sub="blink")
+    return finish(src, "clip_blink", [(src.phrase(ASK_BLINK, t=things[0][0]), f"It blinks {times}.")], frames, fps, indices, chars, sub="blink")
 
 
 def words(src):
@@ -192,7 +197,7 @@ def words(src):
     frames = [p.array() if p else img for p in pages]
     chars = [p.chars if p else [] for p in pages]
     turns = []
-    for _ in range(1 if src.held else src.randint(1, 2)):
+    for _ in range(1 if src.held else src.randint(1, 4)):
         k = src.random()
         if k < 0.45:
             turns.append((src.phrase(ASK_WORDS), join([f"{s} at {t:.2f} seconds" for s, t in zip(strings, when)]) + "."))
@@ -207,4 +212,4 @@ def words(src):
 
 
 def clips(src):
-    return src.choices([move, order, blink, words], [20, 20, 30, 30])[0](src)
+    return src.choices([move, order, blink, words], [17, 20, 25, 38])[0](src)

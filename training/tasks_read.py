@@ -95,9 +95,9 @@ def read_page(src, whole=None):
     img, chars = page.array(), page.chars
     if src.coin(0.15 * src.level):
         img, chars = draw.turn(src, img, chars, src.uniform(-1, 1))
-    whole = src.coin(0.7) if whole is None else whole
+    whole = src.coin(0.6) if whole is None else whole
     turns = [(src.phrase(READ_PAGE), "\n".join(lines))] if whole else []
-    for k in src.sample(range(n), min(n, 1 if src.held else src.randint(1, 3))):
+    for k in src.sample(range(n), min(n, 1 if src.held else src.randint(1, 5))):
         q = src.phrase(LAST_LINE) if k == n - 1 and n > 1 and src.coin(0.3) else src.phrase(ASK_LINE, o=text.ORDINAL[k], n=k + 1)
         turns.append((q, lines[k]))
     if not src.held and src.coin(0.2):
@@ -156,7 +156,7 @@ def form(src):
         if src.coin(0.1):
             page.pen.line([(x0, y + 0.3 * size), (w - x0, y + 0.3 * size)], fill=ink)
         y += gap
-    asked = src.sample(range(len(rows)), 1 if src.held else min(len(rows), src.randint(1, 4)))
+    asked = src.sample(range(len(rows)), 1 if src.held else min(len(rows), src.randint(2, 6)))
     turns = [(src.phrase(ASK_FIELD, f=keys[k]), rows[k][1]) for k in asked]
     if not src.held and src.coin(0.15):
         turns.append((src.phrase(READ_PAGE), "\n".join(([title] if title else []) + (
@@ -221,7 +221,7 @@ def receipt_task(src):
     total = next(b for a, b in tail if a in ("Total", "TOTAL", "Sum", "Total due", "Amount due"))
     turns = [(src.phrase(ASK_TOTAL), total)]
     if not src.held or src.coin(0.4):
-        turns += [(src.phrase(ASK_PRICE, i=g), b) for (g, _), (_, b) in src.sample(list(zip(items, rows)), min(len(rows), src.randint(1, 2)))]
+        turns += [(src.phrase(ASK_PRICE, i=g), b) for (g, _), (_, b) in src.sample(list(zip(items, rows)), min(len(rows), 1 if src.held else src.randint(1, 4)))]
     src.shuffle(turns)
     if src.held:
         turns = turns[:1]

@@ -66,6 +66,10 @@ def paint(src, img, things):
         draw.put_shape(img, shape, x, y, r, draw.colour_like(src, colour), src.uniform(-12, 12) if src.coin(0.4) else 0, edge)
 
 
+def marks(things):
+    return [draw.shape_mark(*t) for t in things]
+
+
 def title(thing):
     return f"{thing[1]} {thing[0]}"
 
@@ -131,12 +135,12 @@ def count_turn(src, things):
 
 def shapes(src, kind=None):
     kind = kind or src.choice(["count", "count", "side", "colour", "mix"])
-    n = src.randint(1, 9) if kind == "count" else src.randint(2, 5)
+    n = max(src.randint(1, 9), 0 if src.held else src.randint(1, 9)) if kind == "count" else src.randint(2, 5)
     w, h, things = random_things(src, n, distinct=kind != "count")
     img = backdrop(src, h, w, {t[1] for t in things})
     paint(src, img, things)
     turns = []
-    want = 1 if src.held else src.randint(2, 4)
+    want = 1 if src.held else src.randint(2, 6)
     while len(turns) < want:
         k = kind if src.held or src.coin(0.6) else src.choice(["count", "side", "colour", "mix"])
         if k == "side" and n > 1:
@@ -163,7 +167,7 @@ def shapes(src, kind=None):
             turns.append(q)
         elif kind == "side":
             kind = "mix"
-    return Sample("shapes", turns, [image(draw.wear(src, img))], check={"kind": "exact", "truth": turns[-1][1], "sub": kind})
+    return Sample("shapes", turns, [image(draw.wear(src, img), marks(things))], check={"kind": "exact", "truth": turns[-1][1], "sub": kind})
 
 
 # --- several pictures ------------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ def pictures(src):
         paint(src, imgs[0], one)
         paint(src, imgs[1], two)
         turns = [(src.phrase(ASK_DIFF), answer)]
-        media = [image(draw.wear(src, x)) for x in imgs]
+        media = [image(draw.wear(src, x), marks(t)) for x, t in zip(imgs, (one, two))]
     elif k < 0.55:  # which one has the word
         m = src.randint(2, 4)
         strings = []
@@ -256,7 +260,8 @@ def pictures(src):
         media, sets = [], []
         for x in n:
             sets.append([stock.pop() for _ in range(x)])
-            media.append(image(draw.wear(src, small_scene(src, sets[-1], x, *picture_size(src))[0])))
+            img, things = small_scene(src, sets[-1], x, *picture_size(src))
+            media.append(image(draw.wear(src, img), marks(things)))
         turns = []
         for i in src.sample(range(m), 1 if src.held else 2):
             s, c = src.choice(sets[i])
@@ -294,7 +299,7 @@ def add_aloud(numbers):
 def thinking(src):
     k = src.random()
     if k < 0.45:  # count, naming each
-        n = src.randint(1, 9)
+        n = src.randint(1, 9) if src.held else max(src.randint(1, 9), src.randint(1, 9))
         w, h, things = random_things(src, n)
         img = backdrop(src, h, w, {t[1] for t in things})
         paint(src, img, things)
@@ -309,7 +314,7 @@ def thinking(src):
             c = src.choice(things)[1]
             chosen, q, noun, one = [t for t in things if t[1] == c], src.phrase(ASK_KIND, k=c + " shapes"), c + " shapes", c + " shape"
         steps = "\n".join(f"{i + 1}: {title(t)}" for i, t in enumerate(chosen))
-        media, answer = [image(draw.wear(src, img))], there_are(len(chosen), noun, one)
+        media, answer = [image(draw.wear(src, img), marks(things))], there_are(len(chosen), noun, one)
     elif k < 0.7:  # add printed numbers
         numbers = [src.randint(1, src.choice([9, 20, 99])) for _ in range(src.randint(2, 5))]
         font, size = draw.pick_font(src), src.randint(16, 34)
@@ -341,10 +346,28 @@ def thinking(src):
         system = "/think"
     else:
         q = q + " /think" if src.coin(0.7) else "/think " + q
-    if media or src.coin(0.85):
+    if media or src.held or src.coin(0.9):      # the task is thinking; training also sees sums with thinking off
         return Sample("thinking", [(q, f"{steps}\n</think>\n{answer}")], media, system=system, think=True,
                       check={"kind": "think", "truth": answer})
     return Sample("thinking", [(q.replace("/think", "").strip(), answer)], [], check={"kind": "exact", "truth": answer})
+
+
+def sums(src):
+    """Several sums without a picture, carries and borrows often among them: training only."""
+    turns = []
+    for _ in range(src.randint(1, 3)):
+        top = src.choice([9, 30, 99, 99])
+        numbers = [src.randint(1, top)]
+        for _ in range(src.choice([1, 1, 2, 3, 4])):
+            x, total = src.randint(1, top), sum(numbers)
+            if src.coin(0.5):      # the ones carry or borrow
+                ones = src.randint(10 - total % 10, 9) if total % 10 and src.coin(0.5) else src.randint(min(9, total % 10 + 1), 9)
+                x = max(1, x // 10 * 10 + ones)
+            numbers.append(-x if src.coin(0.4) and total >= x else x)
+        steps, total = add_aloud(numbers)
+        string = " ".join([str(numbers[0])] + [("+ " if x > 0 else "- ") + str(abs(x)) for x in numbers[1:]])
+        turns.append((src.phrase(ASK_PLUS, s=string), f"{steps}\n</think>\nThe result is {total}."))
+    return Sample("thinking", turns, system="/think", think=True, check={"kind": "think", "truth": turns[-1][1]})
 
 
 # --- what it does not know -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import pathlib
+import random
 import time
 
 import torch
@@ -19,19 +20,21 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask
 
-from . import config, data, draw, export, model, tasks
+from . import config, data, draw, export, model, quantise, tasks
 from .optim import Optimizer
 
-CLASSES = 96      # printable ASCII but the blank, and none
+CLASSES = 96 + len(draw.SHAPES) * len(draw.COLOURS)      # none, printable ASCII but the blank, coloured shapes
+LEVEL_WEIGHT = 0.1
+BINS = 126        # of a chart's levels, two units of 0 to 250 each
 
 
 class Trainee(nn.Module):
-    """The model, and the head that asks the tower which characters lie in a patch (training only)."""
+    """The model, and the head that asks the tower what lies in a patch: characters, shapes, levels of charts (training only)."""
 
     def __init__(self, settings):
         super().__init__()
         self.net = model.NemotronVl(settings)
-        self.head = nn.Linear(settings["vit_hidden_size"], draw.SLOTS * CLASSES)
+        self.head = nn.Linear(settings["vit_hidden_size"], draw.SLOTS * CLASSES + draw.LEVELS * BINS)
         nn.init.zeros_(self.head.weight)
         self.attention = "dense"
 
@@ -44,16 +47,23 @@ class Trainee(nn.Module):
         x = x + self.net.tower.positions(g, g).to(x.dtype)
         return torch.cat([t.cls_token.token.to(x.dtype).expand(len(x), -1, -1), x], 1)
 
-    def finish(self, x, labels, loose):
-        """Vision rows, and the loss of the characters."""
+    def finish(self, x, labels, levels, loose):
+        """Vision rows, the loss of the head, and the share of characters that it gets right."""
         x = x[:, x.shape[1] - draw.GRID ** 2:]
         rows = self.net.project(x, draw.GRID, draw.GRID)
-        logits = self.head(x.detach() if loose else x).view(-1, CLASSES).float()
+        guess = self.head(x.detach() if loose else x).float()
+        logits = guess[..., :draw.SLOTS * CLASSES].reshape(-1, CLASSES)
         want = labels.view(-1).long()
         weight = torch.where(want == 255, 0.0, torch.where(want == 0, 0.1, 1.0))
         loss = F.cross_entropy(logits, torch.where(want == 255, 0, want), reduction="none")
         right = ((logits.argmax(-1) == want) & (want > 0) & (want < 255)).sum() / ((want > 0) & (want < 255)).sum().clamp(min=1)
-        return rows, (loss * weight).sum() / weight.sum().clamp(min=1.0), right
+        level = F.log_softmax(guess[..., draw.SLOTS * CLASSES:].reshape(-1, BINS), -1)
+        want = levels.view(-1, 1).float()
+        there, place = (want < 255).float(), want.clamp(max=249) / 2
+        low, part = place.long(), place.frac()      # between two bins
+        miss = -(level.gather(1, low) * (1 - part) + level.gather(1, low + 1) * part)
+        miss = (miss * there).sum() / there.sum().clamp(min=64.0)
+        return rows, (loss * weight).sum() / weight.sum().clamp(min=1.0) + LEVEL_WEIGHT * miss, right, miss.detach()
 
     def compile(self):
         self.begin = torch.compile(self.begin, dynamic=False)
@@ -66,7 +76,7 @@ class Trainee(nn.Module):
         x = self.begin(batch["tiles"].flatten(0, 1))
         for block in self.net.tower.blocks:
             x = block(x)
-        rows, aux, seen = self.finish(x, batch["labels"].flatten(0, 1), loose)
+        rows, aux, seen, miss = self.finish(x, batch["labels"].flatten(0, 1), batch["levels"].flatten(0, 1), loose)
         rows = rows.view(u, tiles * n, -1)
         ids, weight, seg, task, at, vision = compact(batch, rows.detach(), self.net.config["img_context_token_id"])
         h = self.net.language_model.backbone.embeddings(ids).to(rows.dtype)
@@ -82,7 +92,7 @@ class Trainee(nn.Module):
         logits = self.net.logits(h.flatten(0, 1)[where])
         loss = (F.cross_entropy(logits, want, reduction="none") * learnt).sum() / learnt.sum()
         right = (logits.detach().argmax(-1) == want).float()
-        return loss, aux, {"right": right, "where": where, "seg": seg, "task": task, "seen": seen}
+        return loss, aux, {"right": right, "where": where, "seg": seg, "task": task, "seen": seen, "miss": miss}
 
 
 block_mask = create_block_mask
@@ -151,6 +161,9 @@ def main():
     arg.add_argument("--lr", type=float, default=0.02)
     arg.add_argument("--adam", type=float, default=2e-3)
     arg.add_argument("--decay-from", type=float, default=0.6, help="share of the time after which the rate falls")
+    arg.add_argument("--quantised", type=float, default=0.5, help="share of the steps with weights and activations rounded to NVFP4")
+    arg.add_argument("--quantise-from", type=float, default=0.6, help="share of the time after which they begin")
+    arg.add_argument("--head", help="the head's weights that an earlier run left, RUN/head.pt")
     arg.add_argument("--ramp", type=float, default=0.35, help="share of the time until tasks are at full difficulty")
     arg.add_argument("--attention", default="dense", choices=["dense", "flex"])
     arg.add_argument("--no-compile", action="store_true")
@@ -163,7 +176,7 @@ def main():
     run.mkdir(parents=True, exist_ok=True)
     state_file = run / "state.pt"
     saved = torch.load(state_file, map_location="cpu", mmap=True, weights_only=True) if state_file.exists() else None
-    source = data.Source(a.tokenizer, a.workers, a.seed * 10 ** 8 + (saved["drawn"] if saved else 0), a.rows, a.eval_rows, ranks, rank)
+    source = data.Source(a.tokenizer, a.workers, a.seed * 10 ** 8 + (saved["drawn"] if saved else 0), a.rows, a.eval_rows, ranks, rank, run / "control.json")
 
     device = torch.device("cpu") if a.cpu else torch.device("cuda", rank)
     if device.type == "cuda":
@@ -185,7 +198,11 @@ def main():
         step, drawn, used = saved["step"], saved["drawn"], saved["used"]
     elif a.init:
         trainee.net.load_state_dict(model.load(a.init).state_dict())
-        loose_until = 150          # the character head is new: it must not disturb the tower
+        if a.head:
+            trainee.head.load_state_dict(torch.load(a.head, map_location="cpu", weights_only=True))
+        else:
+            loose_until = 150      # the head is new: it must not disturb the tower
+    rounded = quantise.Rounded(trainee.net)
     if not a.no_compile:
         torch._dynamo.config.recompile_limit = 64
         trainee.compile()
@@ -208,6 +225,7 @@ def main():
         if rank:
             return
         export.save(trainee.net, vocabulary, run / "model")
+        torch.save(trainee.head.state_dict(), run / "head.pt")
         torch.save({"weights": trainee.state_dict(), "optimizer": optimizer.state(), "step": step, "drawn": drawn, "used": used}, run / "state.new")
         (run / "state.new").rename(state_file)
 
@@ -218,8 +236,8 @@ def main():
     say(held=len(held), seconds=round(time.time() - begun, 1))
     clock = last_eval = last_say = time.time()
     until = clock + a.seconds - used
-    first, count, sums, fresh = step, 0, torch.zeros(4, device=device), 0
-    one = None
+    first, count, sums, fresh = step, 0, torch.zeros(5, device=device), 0
+    one, dice = None, random.Random(a.seed)
     while step < a.steps:
         now = time.time()
         if step % 10 == 0 or step == first:      # rank 0 alone reads clock and control file
@@ -244,9 +262,12 @@ def main():
         scale = min(1.0, (step - first + 1) / 100) * fall * rate
         batch = feeder.next() if not a.overfit or one is None else one
         one = batch
+        rough = progress >= a.quantise_from and dice.random() < a.quantised      # all ranks throw the same
+        rounded.begin(rough)
         with autocast():
             loss, aux, info = trainee(batch, step - first < loose_until)
         (loss + aux_weight * aux).backward()
+        rounded.end()
         if ranks > 1:
             flat = torch._utils._flatten_dense_tensors([p.grad for p in params])
             dist.all_reduce(flat, dist.ReduceOp.AVG)
@@ -256,7 +277,7 @@ def main():
         for p in params:
             p.grad = None
         step, count, drawn = step + 1, count + 1, drawn + batch["sizes"][3] * ranks
-        sums += torch.stack([loss.detach(), aux.detach(), info["right"].mean(), info["seen"]])
+        sums += torch.stack([loss.detach(), aux.detach(), info["right"].mean(), info["seen"], info["miss"]])
         if step == first + 1:      # compiling is not training
             if device.type == "cuda":
                 torch.cuda.synchronize()
@@ -267,7 +288,7 @@ def main():
         elif step % 50 == 0:
             values, took = (sums / count).tolist(), time.time() - last_say
             say(step=step, t=round(time.time() - clock + used, 1), p=round(progress, 3), loss=round(values[0], 4), aux=round(values[1], 4),
-                acc=round(values[2], 4), seen=round(values[3], 4), level=round(source.level.value, 2), lr=round(scale, 3), ms=round(1000 * took / count, 1),
+                acc=round(values[2], 4), seen=round(values[3], 4), miss=round(values[4], 3), level=round(source.level.value, 2), lr=round(scale, 3), ms=round(1000 * took / count, 1),
                 per_s=round((drawn - drawn_at) / took), again=feeder.again, fresh=feeder.fresh, waited=round(feeder.waited, 1),
                 fill=[round(batch["sizes"][0] / a.rows / data.TOKENS, 3), round(batch["sizes"][1] / a.rows / data.TILES, 3)],
                 gib=round(torch.cuda.max_memory_allocated() / 2 ** 30, 1) if device.type == "cuda" else 0)
