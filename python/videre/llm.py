@@ -17,7 +17,15 @@ from .sampling_params import SamplingParams
 from .tokenizer import Tokenizer
 
 # Keywords of vLLM's LLM that mean nothing here, or have one value that is what happens anyway.
-_WITHOUT_EFFECT = {"hf_token", "disable_log_stats", "disable_async_output_proc", "runner", "task", "convert"}
+_WITHOUT_EFFECT = {
+    "hf_token",
+    "disable_log_stats",
+    "disable_async_output_proc",
+    "runner",
+    "task",
+    "convert",
+    "served_model_name",
+}
 _ONE_VALUE = {
     "skip_tokenizer_init": (False, "the tokenizer is always loaded"),
     "logits_processors": (None, "logits processors of one's own are not supported"),
@@ -437,8 +445,8 @@ class LLM:
         """Bytes of each kind of memory that the engine has taken, and its counts."""
         return self._engine.memory_plan
 
-    def reset_prefix_cache(self) -> bool:
-        """True: this version keeps no prefixes between requests."""
+    def reset_prefix_cache(self, reset_running_requests: bool = False, reset_connector: bool = False) -> bool:
+        """True, and nothing else: this version keeps no prefixes between requests, so none can be reused."""
         self._engine.info  # says so when the LLM is closed
         return True
 

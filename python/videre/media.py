@@ -1,5 +1,6 @@
 """Pictures and clips as the engine takes them: by reference where their pixels lie in order."""
 
+import math
 import os
 import re
 import warnings
@@ -65,6 +66,14 @@ def _field(metadata: Any, name: str) -> Any:
     return metadata.get(name) if isinstance(metadata, Mapping) else getattr(metadata, name, None)
 
 
+def _number(metadata: Any, name: str) -> float | None:
+    value = _field(metadata, name)
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidRequestError(f"video: metadata.{name} is {value!r}; expected a number", param="video") from None
+
+
 def _is_metadata(value: Any) -> bool:
     if isinstance(value, Mapping):
         return True
@@ -85,9 +94,17 @@ def video_media(value: Any, uuid: str = "") -> Media:
     frames, metadata = value
     if isinstance(frames, (list, tuple)):
         frames = [_pil_pixels(frame) if _is_pil(frame) else frame for frame in frames]
-    num_frames = len(frames)
-    indices, fps = _field(metadata, "frames_indices"), _field(metadata, "fps")
-    total, duration = _field(metadata, "total_num_frames"), _field(metadata, "duration")
+    if getattr(frames, "ndim", 4) != 4:
+        Media.video(frames, [], 1.0)  # says what is wrong with the shape
+    try:
+        num_frames = len(frames)
+    except TypeError:
+        raise InvalidRequestError(
+            f"video: frames are of type {type(frames).__name__}; expected uint8 [frames, height, width, 3], or a list",
+            param="video",
+        ) from None
+    indices, fps = _field(metadata, "frames_indices"), _number(metadata, "fps")
+    total, duration = _number(metadata, "total_num_frames"), _number(metadata, "duration")
     if indices is None and total == num_frames:
         indices = range(num_frames)
     if indices is None:
@@ -95,34 +112,42 @@ def video_media(value: Any, uuid: str = "") -> Media:
             f"video: metadata.frames_indices is missing; expected the source index of each of the {num_frames} frames",
             param="video",
         )
-    indices = [int(index) for index in indices]
+    try:
+        indices = [int(index) for index in indices]
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidRequestError(
+            "video: metadata.frames_indices is no list of numbers; expected the source index of each frame",
+            param="video",
+        ) from None
     if len(indices) != num_frames:
         raise InvalidRequestError(
             f"video: a clip of {num_frames} frames has {len(indices)} frames_indices; one a frame is expected",
             param="video",
         )
-    if any(index < 0 for index in indices):
-        raise InvalidRequestError("video: metadata.frames_indices holds a negative index", param="video")
+    for index in indices:
+        if not 0 <= index < 2**53:
+            raise InvalidRequestError(
+                f"video: metadata.frames_indices holds {index}; expected an index of the source's frames", param="video"
+            )
     if fps is None and num_frames == 1:
         fps = 1.0
         indices = [0]
-    if fps is None or not float(fps) > 0:
+    if fps is None or not 0 < fps < math.inf:
         raise InvalidRequestError(
             f"video: metadata.fps is {fps}; expected the rate that frames_indices count in", param="video"
         )
-    fps = float(fps)
-    if duration and num_frames > 1 and (indices[-1] - indices[0]) / fps > 1.5 * float(duration) + 1:
+    if duration and num_frames > 1 and (indices[-1] - indices[0]) / fps > 1.5 * duration + 1:
         warnings.warn(
             f"the last frame's time is {indices[-1] / fps:.1f} s by its index and fps, but the clip's duration is "
-            f"{float(duration):.1f} s; fps should be the rate that frames_indices count in, not that of sampling",
+            f"{duration:.1f} s; fps should be the rate that frames_indices count in, not that of sampling",
             stacklevel=2,
         )
     return Media.video(
         frames,
         indices,
         fps,
-        None if duration is None else float(duration),
-        None if total is None else int(total),
+        duration if duration is not None and 0 <= duration < math.inf else None,
+        None if total is None or not 0 <= total < 2**53 else int(total),
         uuid,
     )
 

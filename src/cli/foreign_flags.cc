@@ -55,6 +55,7 @@ constexpr ForeignFlag kForeign[] = {
     {"tool-server", kValue},
     {"enable-prefix-caching", kSwitch},
     {"prefix-caching-hash-algo", kValue},
+    {"disable-chunked-mm-input", kSwitch},
     {"enforce-eager", kSwitch},
     {"skip-mm-profiling", kSwitch},
     {"disable-fastapi-docs", kSwitch},
@@ -93,7 +94,7 @@ constexpr ForeignFlag kForeign[] = {
     {"max-num-partial-prefills", kValue},
     {"long-prefill-token-threshold", kValue},
     {"tokenizer-revision", kValue},
-    {"tokenizer-mode", kValue},
+    {"tokenizer-mode", kValue, "auto"},
     {"hf-config-path", kValue},
     {"code-revision", kValue},
     {"middleware", kValue},
@@ -104,7 +105,7 @@ constexpr ForeignFlag kForeign[] = {
     {"disable-hybrid-kv-cache-manager", kSwitch},
     {"max-parallel-loading-workers", kValue},
     {"swap-space", kValue},
-    {"cpu-offload-gb", kValue},
+    {"cpu-offload-gb", kValue, "0"},
     {"max-seq-len-to-capture", kValue},
 };
 

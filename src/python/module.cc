@@ -1,5 +1,6 @@
 // The native half of the Python package: engine, requests and media as thin objects. What scripts
 // see is in python/videre. The GIL is let go during all work, and no thread of the engine takes it.
+#include <malloc.h>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -115,13 +116,18 @@ T interruptible(std::function<Result<T>()> work) {
 
 // --- Media ---------------------------------------------------------------------------------------
 
-// Arrays whose pixels the engine has read. Its threads drop them here, without the GIL; the next
-// call that holds it lets them go.
+// Arrays whose pixels the engine has read. Its threads drop them here, without the GIL; Python's
+// main thread, or the next call that holds it, lets them go.
 class Dropped {
  public:
   void add(Array* array) {
-    const std::lock_guard lock(mutex_);
-    arrays_.push_back(array);
+    bool first;
+    {
+      const std::lock_guard lock(mutex_);
+      first = arrays_.empty();
+      arrays_.push_back(array);
+    }
+    if (first && Py_IsInitialized()) Py_AddPendingCall(&clear_pending, this);
   }
   void clear() {
     std::vector<Array*> arrays;
@@ -133,6 +139,11 @@ class Dropped {
   }
 
  private:
+  static int clear_pending(void* self) {
+    static_cast<Dropped*>(self)->clear();
+    return 0;
+  }
+
   std::mutex mutex_;
   std::vector<Array*> arrays_;
 };
@@ -174,8 +185,7 @@ std::string dtype_of(const Array& array) {
       kind = "complex";
       break;
     case nb::dlpack::dtype_code::Bool:
-      kind = "bool";
-      break;
+      return "bool";
     default:
       break;
   }
@@ -252,8 +262,8 @@ Array array_of(nb::handle object, const char* what) {
   Array array;
   if (!nb::try_cast<Array>(object, array, false)) {
     raise(invalid_argument(what,
-                           "{}: a {} is no array; expected uint8 pixels as a numpy array, a tensor "
-                           "on the CPU, or a PIL image",
+                           "{}: an object of type {} is no array; expected uint8 pixels as a numpy "
+                           "array, a tensor on the CPU, or a PIL image",
                            what, nb::cast<std::string>(nb::str(object.type().attr("__name__")))));
   }
   return array;
@@ -479,6 +489,9 @@ class PythonEngine {
       const nb::gil_scoped_release free;
       engine->shutdown(std::chrono::milliseconds(0));
       engine.reset();
+#ifdef __GLIBC__
+      ::malloc_trim(0);  // what the engine's threads had freed goes back to the system
+#endif
     }
     dropped().clear();
   }

@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 
 import videre
@@ -93,6 +95,21 @@ class Parameters(Case):
         with llm:
             two = [user("a", *[{"type": "image", "image": bytes(12)}] * 2)]
             self.refused(ValueError, "at most 1 .*may be provided", lambda: llm.chat(two, use_tqdm=False))
+
+    def test_keywords_at_their_defaults_say_nothing(self):
+        code = f"""
+from videre import LLM
+LLM({MODEL!r}, tokenizer=None, tokenizer_mode="auto", skip_tokenizer_init=False, trust_remote_code=False,
+    allowed_local_media_path="", allowed_media_domains=None, tensor_parallel_size=1, dtype="auto", quantization=None,
+    revision=None, tokenizer_revision=None, chat_template=None, seed=0, gpu_memory_utilization=0.9, cpu_offload_gb=0,
+    enforce_eager=False, hf_token=None, hf_overrides=None, mm_processor_kwargs=None, structured_outputs_config=None,
+    kv_cache_memory_bytes=None, compilation_config=None, logits_processors=None, max_model_len=4096, max_num_seqs=4,
+    max_num_batched_tokens=512, video_pruning_rate=0.5, media_io_kwargs={{"video": {{"fps": 2}}}}, kv_cache_dtype="auto",
+    limit_mm_per_prompt={{"image": 3, "video": 1}}, enable_prefix_caching=False, mm_processor_cache_gb=1,
+    disable_log_stats=True, served_model_name="x").close()
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_models_that_do_not_load(self):
         self.refused(FileNotFoundError, "nowhere", lambda: LLM("/nowhere/at/all"))
