@@ -4,6 +4,33 @@
 #include <bit>
 
 namespace videre {
+namespace {
+
+// Sizes that decode steps are padded to: few enough to record them all, close enough to waste little.
+int64_t decode_bucket(int64_t count, int64_t most) {
+  int64_t step = 1;
+  if (count > 256) {
+    step = 32;
+  } else if (count > 64) {
+    step = 16;
+  } else if (count > 8) {
+    step = 8;
+  } else {
+    step = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count)));
+  }
+  return std::min(most, (count + step - 1) / step * step);
+}
+
+// Widths of a recorded step's block tables.
+int64_t table_bucket(int64_t blocks, int64_t most) {
+  int64_t width = 8;
+  while (width < blocks) width *= 4;
+  return std::min(width, most);
+}
+
+constexpr int64_t kMaxRecordedRows = 512;
+
+}  // namespace
 
 ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options)
     : be_(backend), model_(model), options_(options) {
@@ -11,17 +38,16 @@ ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const Runner
   const Config& config = model.config();
   const int64_t hidden = config.llm.hidden_size;
   caches_ = language.make_caches(be_, options_.cache);
-  const int64_t max_tokens = bucket(options_.max_num_batched_tokens, INT64_MAX);
-  const int64_t max_seqs = bucket(options_.max_num_seqs, INT64_MAX);
+  const int64_t max_tokens = options_.max_num_batched_tokens, max_seqs = options_.max_num_seqs;
   workspace_ = language.make_workspace(be_, model.dtype(), max_tokens, max_seqs);
   logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
   raw_logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
   max_blocks_ =
       (options_.max_model_len + options_.cache.block_size - 1) / options_.cache.block_size;
   // token_ids, media_rows | cu_seqlens, context_lens, read_slots, write_slots, logit_rows, 3 x
-  // emits, block_tables
+  // emits | block_tables
   const int64_t ints = 2 * max_tokens + 8 * (max_seqs + 1) + max_seqs * max_blocks_;
-  for (StepBuffers& buffers : buffers_) buffers.device = be_.allocate(DType::kI32, Shape{ints});
+  device_arrays_ = be_.allocate(DType::kI32, Shape{ints});
   arena_ = be_.allocate(model.dtype(), Shape{std::max<int64_t>(1, options_.encoder_rows), hidden});
   if (model.has_vision()) {
     const int64_t side = config.force_image_size;
@@ -93,19 +119,14 @@ void ModelRunner::encode(const EncodeSlice& slice) {
   }
 }
 
-int64_t ModelRunner::bucket(int64_t count, int64_t most) const {
-  if (!options_.pad_steps) return count;
-  return std::min<int64_t>(most, static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count))));
-}
-
-void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
-  StepBuffers& host = buffers_[turn_ ^= 1];
+// The arrays of the plan's rows, without padding.
+void ModelRunner::fill_arrays(const StepPlan& plan) {
+  StepArrays& host = arrays_;
   for (auto* array : {&host.token_ids, &host.media_rows, &host.cu_seqlens, &host.context_lens,
                       &host.read_slots, &host.write_slots, &host.block_tables, &host.logit_rows,
                       &host.emit_seqs, &host.emit_rows, &host.emit_slots}) {
     array->clear();
   }
-  bool has_media = false;
   host.cu_seqlens.push_back(0);
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const BatchRow& row = plan.rows[i];
@@ -125,7 +146,6 @@ void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
         if (media_row < 0) continue;
         host.media_rows[host.cu_seqlens.back() + at - row.begin] =
             static_cast<int32_t>(progress.item->row_begin) + media_row;
-        has_media = true;
       }
     }
     host.cu_seqlens.push_back(static_cast<int32_t>(host.token_ids.size()));
@@ -142,80 +162,132 @@ void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
                              host.cu_seqlens.back() - 1);
     }
   }
+}
+
+// Sends the arrays and runs the model over them. Returns the logits [num_logits, vocab].
+View ModelRunner::run_arrays(int64_t num_logits, bool has_media, bool recorded) {
+  StepArrays& host = arrays_;
+  host.packed.clear();
+  const int32_t* device = device_arrays_.view().data<int32_t>();
+  const auto place = [&](const std::vector<int32_t>& array) {
+    const int32_t* at = device + host.packed.size();
+    host.packed.insert(host.packed.end(), array.begin(), array.end());
+    return at;
+  };
+  const auto view = [](const int32_t* at, size_t size) {
+    return ConstView(at, DType::kI32, Shape{static_cast<int64_t>(size)});
+  };
+  StepView step;
+  step.num_tokens = static_cast<int>(host.token_ids.size());
+  step.num_seqs = static_cast<int>(host.context_lens.size());
+  LanguageInput input;
+  input.token_ids = view(place(host.token_ids), host.token_ids.size());
+  input.media_rows = view(place(host.media_rows), host.media_rows.size());
+  input.media_arena = arena_;
+  input.has_media = has_media;
+  step.cu_seqlens = place(host.cu_seqlens);
+  step.context_lens = place(host.context_lens);
+  step.read_slots = place(host.read_slots);
+  step.write_slots = place(host.write_slots);
+  const ConstView logit_rows = view(place(host.logit_rows), host.logit_rows.size());
+  step.num_emits = static_cast<int>(host.emit_seqs.size());
+  step.emit_seqs = place(host.emit_seqs);
+  step.emit_rows = place(host.emit_rows);
+  step.emit_slots = place(host.emit_slots);
+  step.block_tables = place(host.block_tables);
+  step.max_blocks = static_cast<int>(host.block_tables.size()) / std::max(1, step.num_seqs);
+  be_.upload(device_arrays_.view().slice(0, 0, static_cast<int64_t>(host.packed.size())),
+             host.packed.data());
+
+  const View logits = logits_.view().rows(0, num_logits);
+  const LanguageModel& language = model_.language();
+  // What a recorded step depends on besides the arrays' contents.
+  const uint64_t key =
+      recorded ? 1 | static_cast<uint64_t>(step.num_tokens) << 1 |
+                     static_cast<uint64_t>(step.max_blocks) << 32
+               : 0;
+  be_.run_step(key, [&] {
+    language.forward(be_, step, input, caches_, workspace_);
+    if (num_logits > 0) language.logits(be_, logit_rows, workspace_, logits);
+  });
+  return logits;
+}
+
+void ModelRunner::warm_up() {
+  const auto run = [&](int64_t num_seqs, int64_t length, int64_t width, bool recorded) {
+    StepArrays& host = arrays_;
+    fill_arrays({});
+    const int64_t tokens = num_seqs * length;
+    host.token_ids.assign(tokens, 0);
+    host.media_rows.assign(tokens, -1);
+    for (int64_t i = 0; i < num_seqs; ++i) {
+      host.cu_seqlens.push_back(static_cast<int32_t>((i + 1) * length));
+    }
+    host.context_lens.assign(num_seqs, 0);
+    host.read_slots.assign(num_seqs, kNoSlot);
+    host.write_slots.assign(num_seqs, kPadSlot);
+    host.block_tables.assign(num_seqs * width, kPadSlot);
+    host.logit_rows.assign(num_seqs, 0);
+    // Twice: the first shows the device what it needs, the second is recorded.
+    for (int round = 0; round < (recorded ? 2 : 1); ++round) {
+      run_arrays(num_seqs, false, recorded);
+      be_.wait(be_.submit());
+    }
+  };
+  const int64_t width = std::min(
+      max_blocks_, (options_.max_num_batched_tokens + options_.cache.block_size - 1) /
+                       options_.cache.block_size);
+  const int64_t longest = std::min(options_.max_num_batched_tokens, options_.max_model_len);
+  run(1, longest, width, false);
+  if (options_.max_num_seqs > 1) {
+    run(options_.max_num_seqs, 1, table_bucket(max_blocks_, max_blocks_), false);
+  }
+  if (!options_.pad_steps) return;
+  for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 128}) {
+    if (rows <= options_.max_num_seqs) run(rows, 1, table_bucket(2048 / options_.cache.block_size, max_blocks_), true);
+  }
+}
+
+void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
+  fill_arrays(plan);
+  StepArrays& host = arrays_;
   const std::vector<std::shared_ptr<Sequence>> sampled = sampled_sequences(plan);
   VIDERE_CHECK_EQ(sampled.size(), host.logit_rows.size());
-
-  // Sizes of the bucket; what is past the real rows belongs to padding.
-  const int64_t num_tokens = bucket(plan.num_tokens, workspace_.residual.shape()[0]);
-  const int64_t num_seqs = bucket(static_cast<int64_t>(plan.rows.size()), logits_.shape()[0]);
-  const int64_t num_logits =
-      sampled.empty() ? 0 : bucket(static_cast<int64_t>(sampled.size()), logits_.shape()[0]);
-  host.token_ids.resize(num_tokens, 0);
-  host.media_rows.resize(num_tokens, -1);
-  host.cu_seqlens.resize(num_seqs + 1, host.cu_seqlens.back());
-  host.context_lens.resize(num_seqs, 0);
-  host.read_slots.resize(num_seqs, kNoSlot);
-  host.write_slots.resize(num_seqs, kPadSlot);
-  host.logit_rows.resize(num_logits, -1);
-  int64_t widest = 1;
+  const bool has_media = std::any_of(host.media_rows.begin(), host.media_rows.end(),
+                                     [](int32_t row) { return row >= 0; });
+  const int64_t num_rows = static_cast<int64_t>(plan.rows.size());
+  const bool decode = host.token_ids.size() == plan.rows.size() && sampled.size() == plan.rows.size() &&
+                      !has_media && host.emit_seqs.empty() && num_rows <= kMaxRecordedRows;
+  const bool recorded = options_.pad_steps && decode;
+  int64_t num_seqs = num_rows, widest = 1;
   for (const BatchRow& row : plan.rows) {
     widest = std::max(widest, static_cast<int64_t>(row.sequence->memory.blocks.size()));
   }
-  widest = bucket(widest, max_blocks_);
+  if (recorded) {  // what is past the real rows belongs to padding: sequences without rows
+    num_seqs = decode_bucket(num_rows, options_.max_num_seqs);
+    widest = table_bucket(widest, max_blocks_);
+    host.token_ids.resize(num_seqs, 0);
+    host.media_rows.resize(num_seqs, -1);
+    host.cu_seqlens.resize(num_seqs + 1, host.cu_seqlens.back());
+    host.context_lens.resize(num_seqs, 0);
+    host.read_slots.resize(num_seqs, kNoSlot);
+    host.write_slots.resize(num_seqs, kPadSlot);
+    host.logit_rows.resize(num_seqs, -1);
+  }
   host.block_tables.resize(num_seqs * widest, kPadSlot);
   for (size_t i = 0; i < plan.rows.size(); ++i) {
     const auto& blocks = plan.rows[i].sequence->memory.blocks;
     std::copy(blocks.begin(), blocks.end(),
               host.block_tables.begin() + static_cast<int64_t>(i) * widest);
   }
-
-  int64_t used = 0;
-  const auto place = [&](const std::vector<int32_t>& array) {
-    const int64_t size = static_cast<int64_t>(array.size());
-    const View view = host.device.view().slice(0, used, used + size);
-    used += size;
-    if (size > 0) be_.upload(view, array.data());
-    return view;
-  };
-  LanguageInput input;
-  input.token_ids = place(host.token_ids);
-  input.media_rows = place(host.media_rows);
-  input.media_arena = arena_;
-  input.has_media = has_media;
-  StepView step;
-  step.num_tokens = static_cast<int>(num_tokens);
-  step.num_seqs = static_cast<int>(num_seqs);
-  step.cu_seqlens = place(host.cu_seqlens).data<int32_t>();
-  step.context_lens = place(host.context_lens).data<int32_t>();
-  step.read_slots = place(host.read_slots).data<int32_t>();
-  step.write_slots = place(host.write_slots).data<int32_t>();
-  step.num_emits = static_cast<int>(host.emit_seqs.size());
-  step.emit_seqs = place(host.emit_seqs).data<int32_t>();
-  step.emit_rows = place(host.emit_rows).data<int32_t>();
-  step.emit_slots = place(host.emit_slots).data<int32_t>();
-  const View logit_rows = place(host.logit_rows);
-  step.block_tables = place(host.block_tables).data<int32_t>();
-  step.max_blocks = static_cast<int>(widest);
-
-  const LanguageModel& language = model_.language();
-  const View logits = logits_.view().rows(0, num_logits);
-  // What a recorded step depends on besides the buffers' contents.
-  const uint64_t key = static_cast<uint64_t>(num_tokens) | static_cast<uint64_t>(num_seqs) << 20 |
-                       static_cast<uint64_t>(num_logits) << 34 |
-                       static_cast<uint64_t>(std::bit_width(static_cast<uint64_t>(widest))) << 48 |
-                       static_cast<uint64_t>(step.num_emits > 0) << 54 |
-                       static_cast<uint64_t>(has_media) << 55 | static_cast<uint64_t>(turn_) << 56;
-  be_.run_step(key, [&] {
-    language.forward(be_, step, input, caches_, workspace_);
-    if (num_logits > 0) language.logits(be_, logit_rows, workspace_, logits);
-  });
+  const View logits = run_arrays(static_cast<int64_t>(host.logit_rows.size()), has_media, recorded);
   for (const BlockCopy& copy : plan.block_copies) copy_block(copy);
   if (sampled.empty()) return;
 
   build_sampling(sampled, model_.config().llm.vocab_size, sampling_);
   ConstView raw = logits;
   if (sampling_.keep_raw) {
-    const View kept = raw_logits_.view().rows(0, num_logits);
+    const View kept = raw_logits_.view().rows(0, logits.dim(0));
     be_.copy(kept, logits);
     raw = kept;
   }

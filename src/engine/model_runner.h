@@ -27,6 +27,7 @@ struct RunnerOptions {
   int64_t max_num_batched_tokens = 2048, max_num_seqs = 256, max_model_len = 131072;
   int64_t encoder_rows = 0;  // of the arena
   int max_tiles = 8;         // encoded at once
+  /// Steps of decode tokens alone are padded to a few sizes and recorded by the device.
   bool pad_steps = false;
 };
 
@@ -34,16 +35,20 @@ class ModelRunner final : public Runner {
  public:
   ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options);
 
+  /// Runs the largest step, and decode steps of the common sizes, over padding: what the device loads, sizes or records
+  /// on first use is there before the first request.
+  void warm_up();
+
   void launch(const StepPlan& plan) override;
   std::vector<SampledToken> collect() override;
 
  private:
-  /// The index arrays of one step, on the host and on the device. Two sets take turns, since the
-  /// device may still read one while the next is filled.
-  struct StepBuffers {
+  /// The index arrays of one step, and where they lie together: one piece to send, whose layout depends on the
+  /// step's sizes alone.
+  struct StepArrays {
     std::vector<int32_t> token_ids, media_rows, cu_seqlens, context_lens, read_slots, write_slots,
         block_tables, logit_rows, emit_seqs, emit_rows, emit_slots;
-    Tensor device;  // all of them, one after another
+    std::vector<int32_t> packed;
   };
   struct Launched {
     uint64_t ticket = 0;
@@ -51,7 +56,8 @@ class ModelRunner final : public Runner {
   };
 
   void encode(const EncodeSlice& slice);
-  int64_t bucket(int64_t count, int64_t most) const;
+  void fill_arrays(const StepPlan& plan);
+  View run_arrays(int64_t num_logits, bool has_media, bool recorded);
   void run_rows(const StepPlan& plan, Launched& launched);
   void copy_block(const BlockCopy& copy);
 
@@ -65,8 +71,8 @@ class ModelRunner final : public Runner {
   Tensor slice_rgb_;            // [max_tiles, 3, S, S]
   Tensor slice_rows_;           // [max_tiles * tokens, hidden], of clips that EVS thins out
   Tensor logits_, raw_logits_;  // [max_num_seqs, vocab]
-  StepBuffers buffers_[2];
-  int turn_ = 0;
+  StepArrays arrays_;
+  Tensor device_arrays_;    // what a step reads of them; the device takes steps in order
   int64_t max_blocks_ = 0;  // of a sequence
   SamplingBatch sampling_;
   std::deque<Launched> launched_;

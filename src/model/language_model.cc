@@ -10,6 +10,7 @@ namespace videre {
 namespace {
 
 constexpr const char* kBackbone = "language_model.backbone.";
+constexpr int64_t kAlignElements = 128;  // scratch tensors start at multiples of it
 
 // Float parameters of a Mamba block on the device.
 Result<Tensor> load_floats(const Checkpoint& checkpoint, const std::string& name, int64_t count,
@@ -191,9 +192,9 @@ void LanguageModel::mamba2(Backend& be, const StepView& step, const Mamba2Weight
                            View conv_state, View ssm_state, LanguageWorkspace& ws) const {
   const int64_t n = step.num_tokens, d = config_.d_inner(), conv = config_.conv_dim();
   const int64_t bc = int64_t{config_.n_groups} * config_.ssm_state_size;
-  const View projected = ws.projected.view().rows(0, n);  // [tokens, z | x | B | C | dt]
-  const View conv_out = ws.conv_out.view().rows(0, n);    // [tokens, x | B | C]
-  const View mixed = ws.mixed.view().rows(0, n), gated = ws.gated.view().rows(0, n);
+  const View projected = ws.projected.rows(0, n);  // [tokens, z | x | B | C | dt]
+  const View conv_out = ws.conv_out.rows(0, n);    // [tokens, x | B | C]
+  const View mixed = ws.mixed.rows(0, n), gated = ws.gated.rows(0, n);
   const View delta = ws.delta.view().rows(0, n);
   be.linear(projected, {ws.normed.view().rows(0, n)}, weights.in_proj);
   be.causal_conv(conv_out, projected.columns(d, d + conv), weights.conv_weight, weights.conv_bias,
@@ -221,8 +222,8 @@ void LanguageModel::attention(Backend& be, const StepView& step, const Attention
                               View k_cache, View v_cache, LanguageWorkspace& ws) const {
   const int64_t n = step.num_tokens;
   const Operand normed{ws.normed.view().rows(0, n)};
-  const View q = ws.q.view().rows(0, n), k = ws.k.view().rows(0, n), v = ws.v.view().rows(0, n);
-  const View attended = ws.attended.view().rows(0, n), delta = ws.delta.view().rows(0, n);
+  const View q = ws.q.rows(0, n), k = ws.k.rows(0, n), v = ws.v.rows(0, n);
+  const View attended = ws.attended.rows(0, n), delta = ws.delta.view().rows(0, n);
   AttentionParams params;
   params.num_heads = config_.num_attention_heads;
   params.num_kv_heads = config_.num_key_value_heads;
@@ -243,8 +244,8 @@ void LanguageModel::mlp(Backend& be, int64_t num_tokens, const MlpWeights& weigh
                         LanguageWorkspace& ws) const {
   const int64_t width = weights.up_proj.num_rows();
   // Blocks narrower than the widest use the front of the buffer as a dense [tokens, width].
-  const auto dense = [&](const Tensor& buffer) {
-    return View(buffer.view().raw(), buffer.view().dtype(), Shape{num_tokens, width});
+  const auto dense = [&](const View& buffer) {
+    return View(buffer.raw(), buffer.dtype(), Shape{num_tokens, width});
   };
   const View up = dense(ws.up), activated = dense(ws.activated);
   const View delta = ws.delta.view().rows(0, num_tokens);
@@ -289,10 +290,6 @@ LanguageCaches LanguageModel::make_caches(Backend& be, const CacheOptions& optio
 
 LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_t max_tokens,
                                                 int64_t max_logit_rows) const {
-  int64_t widest = 1;
-  for (const LayerWeights& layer : layers_) {
-    if (layer.kind == LayerKind::kMlp) widest = std::max(widest, layer.mlp.up_proj.num_rows());
-  }
   const int64_t q = int64_t{config_.num_attention_heads} * config_.head_dim;
   const int64_t kv = int64_t{config_.num_key_value_heads} * config_.head_dim;
   const auto rows = [&](int64_t width) { return be.allocate(dtype, Shape{max_tokens, width}); };
@@ -301,16 +298,27 @@ LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_
                             Shape{max_tokens, config_.hidden_size});
   ws.delta = rows(config_.hidden_size);
   ws.normed = rows(config_.hidden_size);
-  ws.projected = rows(config_.in_proj_rows());
-  ws.conv_out = rows(config_.conv_dim());
-  ws.mixed = rows(config_.d_inner());
-  ws.gated = rows(config_.d_inner());
-  ws.q = rows(q);
-  ws.attended = rows(q);
-  ws.k = rows(kv);
-  ws.v = rows(kv);
-  ws.up = rows(widest);
-  ws.activated = rows(widest);
+  ws.mixer = be.allocate(dtype, Shape{max_tokens * mixer_columns().widest() + 4 * kAlignElements});
+  char* const start = static_cast<char*>(ws.mixer.view().raw());
+  int64_t used = 0;
+  const auto place = [&](int64_t width) {
+    const View view(start + used * static_cast<int64_t>(dtype_size(dtype)), dtype,
+                    Shape{max_tokens, width});
+    used += (max_tokens * width + kAlignElements - 1) / kAlignElements * kAlignElements;
+    return view;
+  };
+  ws.projected = place(config_.in_proj_rows());
+  ws.conv_out = place(config_.conv_dim());
+  ws.mixed = place(config_.d_inner());
+  ws.gated = place(config_.d_inner());
+  used = 0;
+  ws.q = place(q);
+  ws.attended = place(q);
+  ws.k = place(kv);
+  ws.v = place(kv);
+  used = 0;
+  ws.up = place(widest_mlp());
+  ws.activated = place(widest_mlp());
   ws.last_hidden = be.allocate(dtype, Shape{max_logit_rows, config_.hidden_size});
   return ws;
 }
@@ -328,16 +336,28 @@ int64_t LanguageModel::state_bytes_per_slot(DType conv_dtype, DType ssm_dtype) c
   return config_.count(LayerKind::kMamba2) * (conv + ssm);
 }
 
-int64_t LanguageModel::workspace_bytes_per_token(DType dtype) const {
+int64_t LanguageModel::widest_mlp() const {
   int64_t widest = 1;
   for (const LayerWeights& layer : layers_) {
     if (layer.kind == LayerKind::kMlp) widest = std::max(widest, layer.mlp.up_proj.num_rows());
   }
-  const int64_t q = int64_t{config_.num_attention_heads} * config_.head_dim;
-  const int64_t kv = int64_t{config_.num_key_value_heads} * config_.head_dim;
-  const int64_t elements = 3 * int64_t{config_.hidden_size} + config_.in_proj_rows() +
-                           config_.conv_dim() + 2 * config_.d_inner() + 2 * q + 2 * kv + 2 * widest;
-  return elements * static_cast<int64_t>(dtype_size(dtype));
+  return widest;
+}
+
+int64_t LanguageModel::MixerColumns::widest() const { return std::max({mamba2, attention, mlp}); }
+
+LanguageModel::MixerColumns LanguageModel::mixer_columns() const {
+  MixerColumns out;
+  out.mamba2 = config_.in_proj_rows() + config_.conv_dim() + 2 * config_.d_inner();
+  out.attention = 2 * int64_t{config_.num_attention_heads + config_.num_key_value_heads} * config_.head_dim;
+  out.mlp = 2 * widest_mlp();
+  return out;
+}
+
+int64_t LanguageModel::workspace_bytes_per_token(DType dtype) const {
+  const int64_t size = static_cast<int64_t>(dtype_size(dtype));
+  const int64_t residual = config_.residual_in_fp32 ? 4 : size;
+  return config_.hidden_size * (residual + 2 * size) + mixer_columns().widest() * size;
 }
 
 }  // namespace videre

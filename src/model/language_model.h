@@ -49,15 +49,17 @@ struct CacheOptions {
   DType kv_dtype = DType::kBF16, conv_dtype = DType::kBF16, ssm_dtype = DType::kF32;
 };
 
-/// Scratch of one step, allocated once for the largest.
+/// Scratch of one step, allocated once for the largest. A block is one mixer, so what the three kinds keep lies in
+/// the same memory.
 struct LanguageWorkspace {
   Tensor residual, delta, normed;  // [tokens, hidden]
-  Tensor projected;                // [tokens, in_proj_rows]
-  Tensor conv_out;                 // [tokens, conv_dim]
-  Tensor mixed, gated;             // [tokens, d_inner]
-  Tensor q, attended;              // [tokens, heads * head_dim]
-  Tensor k, v;                     // [tokens, kv_heads * head_dim]
-  Tensor up, activated;            // [tokens, widest intermediate]
+  Tensor mixer;                    // what the views below share
+  View projected;                  // [tokens, in_proj_rows]
+  View conv_out;                   // [tokens, conv_dim]
+  View mixed, gated;               // [tokens, d_inner]
+  View q, attended;                // [tokens, heads * head_dim]
+  View k, v;                       // [tokens, kv_heads * head_dim]
+  View up, activated;              // [tokens, widest intermediate]
   Tensor last_hidden;              // [rows, hidden]
 };
 
@@ -98,6 +100,14 @@ class LanguageModel {
   void attention(Backend& be, const StepView& step, const AttentionWeights& weights, View k_cache,
                  View v_cache, LanguageWorkspace& ws) const;
   void mlp(Backend& be, int64_t num_tokens, const MlpWeights& weights, LanguageWorkspace& ws) const;
+
+  /// Columns of the mixers' shared scratch.
+  struct MixerColumns {
+    int64_t mamba2 = 0, attention = 0, mlp = 0;
+    int64_t widest() const;
+  };
+  MixerColumns mixer_columns() const;
+  int64_t widest_mlp() const;
 
   LanguageConfig config_;
   ConstView embeddings_;  // [vocab, hidden]
