@@ -21,6 +21,7 @@ struct EngineOptions {
   std::string chat_template;  ///< file or text; "" = the checkpoint's
   std::string chat_template_content_format = "auto";
   std::string dtype = "auto";  ///< auto, bfloat16, float32 (float, half and float16 are refused)
+  std::string load_format = "auto";  ///< auto, safetensors; dummy: random weights of the config's sizes
   std::string quantization;    ///< "", modelopt, modelopt_fp4; must agree with the checkpoint
   /// Round what FP8 and NVFP4 linears read as tensor cores do; the CPU otherwise reads it as it is.
   bool quantized_activations = false;
@@ -37,7 +38,8 @@ struct EngineOptions {
   std::string mamba_ssm_cache_dtype = "auto";
   bool enable_chunked_prefill = true;
   bool async_scheduling = true;  ///< launch step n before the values of step n-1 are read
-  bool pad_steps = false;        ///< pad steps to size buckets, as a captured device needs
+  bool pad_steps = false;        ///< pad decode steps to a few sizes, as on a device that records them
+  bool enforce_eager = false;    ///< CUDA: never record steps into graphs
   int max_waiting_requests = 0;  ///< 0 = 4 * max_num_seqs
   int max_logprobs = 20;
   uint64_t seed = 0;
@@ -142,13 +144,14 @@ struct ModelInfo {
 /// Bytes, for the device the engine runs on.
 struct MemoryPlan {
   int64_t weights = 0, vision_weights = 0, kv_cache = 0, state_slots = 0, activations = 0,
-          encoder_cache = 0;
+          encoder_cache = 0, device_scratch = 0;
   int64_t kv_bytes_per_token = 0, state_bytes_per_slot = 0;
   int64_t num_kv_blocks = 0, num_state_slots = 0, block_size = 0, max_model_len = 0,
           max_num_seqs = 0;
   int64_t max_num_batched_tokens = 0;
   int64_t total() const {
-    return weights + vision_weights + kv_cache + state_slots + activations + encoder_cache;
+    return weights + vision_weights + kv_cache + state_slots + activations + encoder_cache +
+           device_scratch;
   }
 };
 

@@ -249,5 +249,6 @@ struct CudaOptions {
 };
 /// Errors: kUnavailable when this build has no CUDA, or the machine no driver or card, and says which.
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options = {});
+bool cuda_in_this_build();
 
 }  // namespace videre

@@ -430,13 +430,34 @@ int accuracy_command(const std::vector<std::string>& arguments) {
 }  // namespace
 
 int bench_command(const std::vector<std::string>& arguments) {
-  if (!arguments.empty() && arguments[0] == "accuracy") {
-    return accuracy_command({arguments.begin() + 1, arguments.end()});
+  constexpr struct {
+    const char* name;
+    int (*run)(const std::vector<std::string>&);
+    const char* what;
+  } kBenches[] = {
+      {"latency", bench_latency_command,
+       "time of a batch of requests, of its first token, a token"},
+      {"throughput", bench_throughput_command, "requests and tokens a second, many at once"},
+      {"startup", bench_startup_command, "from a process's start to ready and to its first token"},
+      {"accuracy", accuracy_command, "right answers, task by task; what formats and pruning cost"},
+  };
+  std::vector<std::string> names;
+  for (const auto& bench : kBenches) {
+    if (!arguments.empty() && arguments[0] == bench.name) {
+      return bench.run({arguments.begin() + 1, arguments.end()});
+    }
+    names.push_back(bench.name);
   }
   const bool help = !arguments.empty() && (arguments[0] == "--help" || arguments[0] == "-h");
-  fmt::print(help ? stdout : stderr,
-             "usage: videre bench accuracy [MODEL] [flags]\n\n  accuracy: the evaluation set, task "
-             "by task, and what formats and pruning cost\n");
+  if (!help && !arguments.empty()) {
+    const std::string near = nearest_name(arguments[0], names);
+    fmt::print(stderr, "videre bench: error: {} is no bench{}\n", arguments[0],
+               near.empty() ? "" : "; did you mean " + near + "?");
+  }
+  std::FILE* out = help ? stdout : stderr;
+  fmt::print(out, "usage: videre bench NAME [MODEL] [flags]\n\n");
+  for (const auto& bench : kBenches) fmt::print(out, "  {:<12}{}\n", bench.name, bench.what);
+  fmt::print(out, "\nvidere bench NAME --help lists the flags\n");
   return help ? 0 : 2;
 }
 

@@ -29,7 +29,11 @@ constexpr Command kCommands[] = {
      "named tensors of every stage as .npy files"},
     {"quantize", quantize_command, "SRC DST --format F", "a checkpoint to FP8 or NVFP4"},
     {"export", export_command, "DST", "the built-in model as a folder"},
-    {"bench", bench_command, "accuracy [MODEL] [flags]", "answers that are right, task by task"},
+    {"bench", bench_command, "latency [MODEL] [flags]",
+     "time of a batch, of its first token, a token"},
+    {"bench throughput", nullptr, "[MODEL] [flags]", "requests and tokens a second, many at once"},
+    {"bench startup", nullptr, "[MODEL] [flags]", "from a process's start to its first token"},
+    {"bench accuracy", nullptr, "[MODEL] [flags]", "answers that are right, task by task"},
     {"tokenize", tokenize_command, "[MODEL]", "text on stdin to token ids"},
     {"detokenize", detokenize_command, "[MODEL]", "token ids on stdin to text"},
 };
@@ -59,9 +63,17 @@ int lost_output() {
   return 1;
 }
 
+std::vector<std::string>& program() {
+  static std::vector<std::string> words = {"/proc/self/exe"};
+  return words;
+}
+
 }  // namespace
 
-int run_command_line(std::vector<std::string> words) {
+const std::vector<std::string>& program_words() { return program(); }
+
+int run_command_line(std::vector<std::string> words, std::vector<std::string> again) {
+  if (!again.empty()) program() = std::move(again);
   // The name under which scripts start the server without a subcommand.
   if (!words.empty() && std::filesystem::path(words[0]).filename() == "videre-api-server") {
     words.insert(words.begin() + 1, "serve");

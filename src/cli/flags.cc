@@ -197,6 +197,10 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
   app.add_option("--quantization,-q", engine.quantization,
                  "modelopt or modelopt_fp4; found in the checkpoint when not given")
       ->group(group);
+  app.add_option("--load-format", engine.load_format,
+                 "auto and safetensors read the weights; dummy takes random ones of the config's sizes")
+      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->group(group);
   app.add_option("--generation-config", engine.generation_config,
                  "auto, vllm (neutral defaults), or a folder")
       ->group(group);
@@ -225,8 +229,9 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
       ->group(group);
   app.add_option("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, "bytes of KV cache")
       ->group(group);
-  app.add_option("--kv-cache-dtype", engine.kv_cache_dtype, "auto, bfloat16 or fp8")->group(group);
-  app.add_option("--mamba-ssm-cache-dtype", engine.mamba_ssm_cache_dtype, "auto means float32")
+  app.add_option("--kv-cache-dtype", engine.kv_cache_dtype, "auto, bfloat16, float32 or fp8")->group(group);
+  app.add_option("--mamba-ssm-cache-dtype", engine.mamba_ssm_cache_dtype,
+                 "float32 (auto), bfloat16 or float16")
       ->group(group);
   app.add_option("--block-size", engine.block_size, "tokens a KV block")
       ->check(CLI::Range(0, 65536))
@@ -239,6 +244,9 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
       ->group(group);
   app.add_flag("--async-scheduling,!--no-async-scheduling", engine.async_scheduling,
                "launch a step before the last one's tokens are read")
+      ->group(group);
+  app.add_flag("--enforce-eager,!--no-enforce-eager", engine.enforce_eager,
+               "CUDA: never record decode steps into graphs")
       ->group(group);
   app.add_option("--max-waiting-requests", engine.max_waiting_requests,
                  "queue length; beyond it requests get 429")

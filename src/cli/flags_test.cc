@@ -145,14 +145,14 @@ TEST(Flags, HelpIsGroupedAndComplete) {
                            "--video-pruning-rate", "--media-io-kwargs"}) {
     EXPECT_THAT(result.out, HasSubstr(part));
   }
-  EXPECT_THAT(result.out, Not(HasSubstr("--enforce-eager")));
+  EXPECT_THAT(result.out, Not(HasSubstr("--swap-space")));
 }
 
 TEST(Flags, ForeignFlagsWarnOrRefuse) {
-  Parsed result = run({"m", "--enforce-eager", "--swap-space", "4", "--no-enable-lora",
+  Parsed result = run({"m", "--skip-mm-profiling", "--swap-space", "4", "--no-enable-lora",
                        "--scheduling-policy", "fcfs"});
   EXPECT_TRUE(result.ran) << result.err;
-  EXPECT_THAT(result.err, HasSubstr("--enforce-eager has no effect here"));
+  EXPECT_THAT(result.err, HasSubstr("--skip-mm-profiling has no effect here"));
   EXPECT_THAT(result.err, HasSubstr("--swap-space has no effect here"));
   EXPECT_THAT(result.err, Not(HasSubstr("scheduling-policy")));
   EXPECT_THAT(result.err, Not(HasSubstr("lora")));

@@ -46,7 +46,6 @@ constexpr ForeignFlag kForeign[] = {
     {"stream-interval", kValue, "1"},
     {"mamba-cache-mode", kValue, "none"},
     {"mm-encoder-tp-mode", kValue, "weights"},
-    {"load-format", kValue, "auto"},
     {"disable-log-requests", kSwitch, "true"},
     // Ignored with a warning.
     {"reasoning-parser", kValue},
@@ -56,7 +55,6 @@ constexpr ForeignFlag kForeign[] = {
     {"enable-prefix-caching", kSwitch},
     {"prefix-caching-hash-algo", kValue},
     {"disable-chunked-mm-input", kSwitch},
-    {"enforce-eager", kSwitch},
     {"skip-mm-profiling", kSwitch},
     {"disable-fastapi-docs", kSwitch},
     {"disable-uvicorn-access-log", kSwitch},

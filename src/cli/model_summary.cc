@@ -218,6 +218,7 @@ json::object plan_json(const MemoryPlan& plan) {
           {"state_slots", plan.state_slots},
           {"activations", plan.activations},
           {"encoder_cache", plan.encoder_cache},
+          {"device_scratch", plan.device_scratch},
           {"kv_bytes_per_token", plan.kv_bytes_per_token},
           {"state_bytes_per_slot", plan.state_bytes_per_slot},
           {"num_kv_blocks", plan.num_kv_blocks},

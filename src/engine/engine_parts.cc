@@ -22,8 +22,18 @@ Result<EngineParts> make_engine_parts(const EngineOptions& options, const LoadPr
       plan.encoder_cache /
       (config.llm.hidden_size * static_cast<int64_t>(dtype_size(parts.loaded.model->dtype())));
   runner.encoder_rows = parts.encoder_rows;
-  runner.pad_steps = options.pad_steps;
-  parts.runner = std::make_unique<ModelRunner>(*parts.loaded.backend, *parts.loaded.model, runner);
+  const bool on_device = parts.loaded.backend->memory().total > 0;
+  runner.pad_steps = options.pad_steps || (on_device && !options.enforce_eager);
+  auto model_runner =
+      std::make_unique<ModelRunner>(*parts.loaded.backend, *parts.loaded.model, runner);
+  if (on_device) {
+    if (progress) progress("warm-up", 0);
+    model_runner->warm_up();
+    parts.loaded.backend->finish_loading();
+    VIDERE_RETURN_IF_ERROR(parts.loaded.backend->health());
+    if (progress) progress("warm-up", 1);
+  }
+  parts.runner = std::move(model_runner);
 
   CoreOptions core;
   core.scheduler.max_num_batched_tokens = plan.max_num_batched_tokens;

@@ -18,7 +18,11 @@ namespace {
 constexpr size_t kMaxTemplateBytes = 4u << 20;
 constexpr size_t kMaxTokenizerBytes = 256u << 20;
 constexpr int kDefaultBlockSize = 16;  // tokens; CPU: one block's keys fill a few cache lines
+constexpr int kCudaBlockSize = 64;     // half a tile of keys; short block tables at 128k
 constexpr int64_t kDefaultBatchedTokens = 2048;
+constexpr int64_t kCudaBatchedTokens = 8192;  // what vLLM takes on cards of this size
+// Of the CUDA backend: ops' scratch, recorded steps, what the driver keeps for kernels. Held to by the warm-up.
+constexpr int64_t kDeviceScratchBytes = int64_t{1} << 30;
 constexpr int64_t kDefaultSeqs = 256;
 constexpr int64_t kMaxTilesPerStep = 16;  // bounds the tower's scratch
 
@@ -158,18 +162,24 @@ Result<PromptConfig> make_prompt_config(const Config& config, const Tokenizer& t
   return out;
 }
 
+// "auto" takes the first card that can be used; a build without CUDA is not worth a word.
 Result<std::unique_ptr<Backend>> make_backend(const EngineOptions& options) {
-  if (options.device == "auto" || options.device == "cpu") {
-    CpuOptions cpu;
-    cpu.num_threads = options.num_threads;
-    return make_cpu_backend(cpu);
+  const std::string& device = options.device;
+  if (device != "auto" && device != "cpu" && device != "cuda") {
+    return invalid_argument("--device", "--device {}: auto, cpu or cuda is expected", device);
   }
-  if (options.device == "cuda") {
-    return invalid_argument("--device",
-                            "--device cuda: this build runs on the CPU only; leave the "
-                            "flag out");
+  if (device != "cpu") {
+    CudaOptions cuda;
+    cuda.use_graphs = !options.enforce_eager;
+    auto backend = make_cuda_backend(cuda);
+    if (backend.ok() || device == "cuda") return backend;
+    if (cuda_in_this_build()) {
+      log_info("no GPU: {}; running on the CPU", backend.error().message);
+    }
   }
-  return invalid_argument("--device", "--device {}: auto or cpu is expected", options.device);
+  CpuOptions cpu;
+  cpu.num_threads = options.num_threads;
+  return make_cpu_backend(cpu);
 }
 
 // What this process may use: free memory of the machine, or of its control group.
@@ -200,6 +210,7 @@ Result<DType> choose_cache_dtype(const std::string& flag, const char* name, DTyp
   if (flag == "auto") return automatic;
   if (flag == "bfloat16") return DType::kBF16;
   if (flag == "float32") return DType::kF32;
+  if (flag == "float16" && std::string_view(name) == "--mamba-ssm-cache-dtype") return DType::kF16;
   if (flag == "fp8" || flag == "fp8_e4m3") return DType::kF8E4M3;
   return invalid_argument(name, "{} {}: auto, bfloat16, float32 or fp8 is expected", name, flag);
 }
@@ -260,12 +271,20 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
                                int64_t available_bytes) {
   const NemotronVl& model = *loaded.model;
   const LanguageModel& language = model.language();
-  const int64_t available = available_bytes > 0 ? available_bytes : memory_available();
+  const DeviceMemory device = loaded.backend->memory();
+  const bool on_device = device.total > 0;
+  int64_t available = available_bytes > 0 ? available_bytes : memory_available();
+  if (on_device) {
+    // The share that was asked for, less what others hold of the card and what is loaded already.
+    const auto limit = static_cast<int64_t>(static_cast<double>(device.total) * options.gpu_memory_utilization);
+    available = std::min(limit, device.free) - device.weights - kDeviceScratchBytes;
+  }
   VIDERE_ASSIGN_OR_RETURN(const CacheOptions cache, cache_options(loaded, options));
 
   MemoryPlan plan;
   plan.block_size = cache.block_size;
   plan.weights = model.weight_bytes();
+  plan.device_scratch = on_device ? kDeviceScratchBytes : 0;
   plan.vision_weights = model.has_vision() ? model.vision_weight_bytes() : 0;
   plan.kv_bytes_per_token = language.kv_bytes_per_token(cache.kv_dtype);
   plan.state_bytes_per_slot = language.state_bytes_per_slot(cache.conv_dtype, cache.ssm_dtype);
@@ -297,13 +316,14 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
   }
 
   // States first: half of what is free at most; fewer sequences where nobody asked for a number.
-  const int64_t room = std::max<int64_t>(0, available - available / 10);
+  const int64_t room = std::max<int64_t>(0, on_device ? available : available - available / 10);
   plan.max_num_seqs = options.max_num_seqs.value_or(kDefaultSeqs);
   if (!options.max_num_seqs) {
     const int64_t most = room / 2 / std::max<int64_t>(1, plan.state_bytes_per_slot) - 1;
     plan.max_num_seqs = std::clamp<int64_t>(most, 1, plan.max_num_seqs);
   }
-  plan.max_num_batched_tokens = options.max_num_batched_tokens.value_or(kDefaultBatchedTokens);
+  plan.max_num_batched_tokens = options.max_num_batched_tokens.value_or(on_device ? kCudaBatchedTokens
+                                                                                     : kDefaultBatchedTokens);
   if (!options.enable_chunked_prefill) {
     plan.max_num_batched_tokens = std::max(plan.max_num_batched_tokens, plan.max_model_len);
   }
@@ -334,7 +354,7 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
     plan.num_kv_blocks = *options.kv_cache_memory_bytes / block_bytes;
   } else {
     plan.num_kv_blocks = std::min(plan.max_num_seqs * blocks_for(plan.max_model_len),
-                                  std::max<int64_t>(0, rest) / 2 / block_bytes);
+                                  std::max<int64_t>(0, rest) / (on_device ? 1 : 2) / block_bytes);
     if (plan.num_kv_blocks < blocks_for(plan.max_model_len) && rest > 0) {
       plan.num_kv_blocks = std::min(blocks_for(plan.max_model_len), rest / block_bytes);
     }
@@ -359,16 +379,21 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
 
 Result<CacheOptions> cache_options(const LoadedModel& loaded, const EngineOptions& options) {
   CacheOptions out;
-  out.block_size = options.block_size > 0 ? options.block_size : kDefaultBlockSize;
+  const bool on_device = loaded.backend->memory().total > 0;
+  out.block_size = options.block_size > 0 ? options.block_size
+                   : on_device            ? kCudaBlockSize
+                                          : kDefaultBlockSize;
   const DType dtype = loaded.model->dtype();
   out.conv_dtype = dtype;
   const DType own = loaded.config.kv_cache_quant_algo == "FP8" ? DType::kF8E4M3 : dtype;
   VIDERE_ASSIGN_OR_RETURN(out.kv_dtype,
                           choose_cache_dtype(options.kv_cache_dtype, "--kv-cache-dtype", own));
-  const bool half_state = loaded.config.llm.mamba_ssm_cache_dtype == "bfloat16";
+  const std::string& own_state = loaded.config.llm.mamba_ssm_cache_dtype;
   VIDERE_ASSIGN_OR_RETURN(
       out.ssm_dtype, choose_cache_dtype(options.mamba_ssm_cache_dtype, "--mamba-ssm-cache-dtype",
-                                        half_state ? DType::kBF16 : DType::kF32));
+                                        own_state == "bfloat16"  ? DType::kBF16
+                                                          : own_state == "float16" ? DType::kF16
+                                                                                   : DType::kF32));
   return out;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <stdexcept>
 
 namespace videre {
 namespace {
@@ -72,6 +73,10 @@ std::vector<SampledToken> ModelRunner::collect() {
   Launched launched = std::move(launched_.front());
   launched_.pop_front();
   be_.wait(launched.ticket);
+  // A device that has failed computes nothing any more: the loop ends every request and itself.
+  if (const Status health = be_.health(); !health.ok()) {
+    throw std::runtime_error(health.error().message);
+  }
   return std::move(launched.tokens);
 }
 

@@ -717,6 +717,7 @@ nb::dict memory_plan_of(const PythonEngine& self) {
   out["state_slots"] = plan.state_slots;
   out["activations"] = plan.activations;
   out["encoder_cache"] = plan.encoder_cache;
+  out["device_scratch"] = plan.device_scratch;
   out["total"] = plan.total();
   out["kv_bytes_per_token"] = plan.kv_bytes_per_token;
   out["state_bytes_per_slot"] = plan.state_bytes_per_slot;
@@ -845,6 +846,7 @@ NB_MODULE(_videre, m) {
   m.def("check_body", [](const std::string& body) { value_or_raise(parse_body(body)); }, "body"_a);
   m.def("option_names", &option_names);
   m.def("nearest_name", &nearest_name, "word"_a, "candidates"_a);
-  m.def("main", &run_command_line, "argv"_a, nb::call_guard<nb::gil_scoped_release>());
+  m.def("main", &run_command_line, "argv"_a, "program"_a = std::vector<std::string>(),
+        nb::call_guard<nb::gil_scoped_release>());
   m.attr("__version__") = version();
 }

@@ -263,6 +263,8 @@ std::unique_ptr<Backend> make_emulated_backend() {
   return std::make_unique<cuda::CudaBackend>(CudaOptions{}, *cuda::open_device(0));
 }
 #else
+bool cuda_in_this_build() { return true; }
+
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
   VIDERE_ASSIGN_OR_RETURN(cuda::DeviceInfo info, cuda::open_device(options.device));
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(options, std::move(info)));

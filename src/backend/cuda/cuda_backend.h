@@ -114,7 +114,7 @@ class CudaBackend final : public Backend {
     std::vector<void*> extra_pinned, extra_device;  // what did not fit
   };
   static constexpr int kTurns = 3;
-  static constexpr int64_t kTurnBytes = 4 << 20;
+  static constexpr int64_t kTurnBytes = 8 << 20;
 
   Turn& turn() { return turns_[current_]; }
   char* take(Turn& turn, int64_t bytes, bool device, int64_t* offset);
