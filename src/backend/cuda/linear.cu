@@ -1,7 +1,152 @@
+// Linear: out = x W^T + bias. Chooses the kernel: few rows of bf16 read the weight once at the memory's speed
+// (linear_decode.cu), many run on tensor cores through cuBLASLt or linear_gemm.cu. What those do not take (float
+// activations, float32 and float16 weights, odd strides) runs in float here.
+#include "backend/cuda/linear.h"
+
+#include "backend/cuda/cublas_lt.h"
 #include "backend/cuda/cuda_backend.h"
 
 namespace videre::cuda {
+namespace {
 
-void CudaBackend::do_linear(View ,const Operand& ,const Weight& ) { VIDERE_CHECK(false) << "pending"; }
+constexpr int kTile = 64, kDepth = 16;
+
+__device__ __forceinline__ float weight_at(const LinearArgs& p, Stored stored, int64_t row, int64_t k) {
+  const uint8_t* data = p.weight + row * p.weight_stride;
+  switch (stored) {
+    case Stored::kF32: {
+      const uint8_t* from = data + 4 * k;
+      if (reinterpret_cast<uintptr_t>(from) % 4 == 0) return *reinterpret_cast<const float*>(from);
+      return load_unaligned_float(from);
+    }
+    case Stored::kBF16:
+    case Stored::kF16: {
+      const uint8_t* from = data + 2 * k;
+      const uint16_t bits = reinterpret_cast<uintptr_t>(from) % 2 == 0
+                                ? *reinterpret_cast<const uint16_t*>(from)
+                                : load_unaligned_half(from);
+      return stored == Stored::kBF16 ? float_of(BF16{bits}) : half_bits_to_float(bits);
+    }
+    case Stored::kFp8:
+      return e4m3_of(data[k]);
+    case Stored::kNvfp4: {
+      const uint32_t code = data[k / 2] >> (k % 2 * 4);
+      const float scale = e4m3_of(p.block_scales[row * p.block_scale_stride + k / 16]);
+      return __uint_as_float((code & 7) << 22 | (code & 8) << 28) * 0x1p126f * scale;
+    }
+  }
+  return 0;
+}
+
+// Any types, strides and addresses: a block of 256 threads makes a tile of 64 rows by 64 columns, a thread 4 by 4 of it
+// in float, from 16 columns of x and W at a time in shared memory. Bound by float operations.
+template <typename T>
+__global__ void __launch_bounds__(256) plain_kernel(LinearArgs p, Stored stored) {
+  __shared__ float xs[kDepth][kTile + 4];
+  __shared__ float ws[kDepth][kTile + 4];
+  const int64_t first_column = static_cast<int64_t>(blockIdx.x) * kTile;
+  const int64_t first_row = static_cast<int64_t>(blockIdx.y) * kTile;
+  const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+  float sums[4][4] = {};
+  for (int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
+    __syncthreads();
+    for (int i = 0; i < 4; ++i) {
+      const int line = ty + 16 * i;
+      const int64_t k = k0 + tx, row = first_row + line, column = first_column + line;
+      xs[tx][line] = row < p.rows && k < p.k
+                         ? float_of(static_cast<const T*>(p.x)[row * p.x_stride + k])
+                         : 0.0f;
+      ws[tx][line] = column < p.n && k < p.k ? weight_at(p, stored, column, k) : 0.0f;
+    }
+    __syncthreads();
+    for (int k = 0; k < kDepth; ++k) {
+      float a[4], b[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        a[i] = xs[k][ty * 4 + i];
+        b[i] = ws[k][tx + 16 * i];
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[i][j] += a[i] * b[j];
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int64_t column = first_column + tx + 16 * j;
+    if (column >= p.n) continue;
+    const float scale = column_scale(p, column), bias = column_bias(p, column);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int64_t row = first_row + ty * 4 + i;
+      if (row < p.rows) store_out<T>(p, row, column, sums[i][j] * scale + bias);
+    }
+  }
+}
+
+Stored stored_of(const Weight& weight) {
+  switch (weight.format) {
+    case WeightFormat::kFp8:
+      return Stored::kFp8;
+    case WeightFormat::kNvfp4:
+      return Stored::kNvfp4;
+    case WeightFormat::kPlain:
+      break;
+  }
+  return weight.data.dtype() == DType::kBF16  ? Stored::kBF16
+         : weight.data.dtype() == DType::kF16 ? Stored::kF16
+                                              : Stored::kF32;
+}
+
+LinearArgs args_of(const View& out, const View& x, const Weight& weight) {
+  LinearArgs args{};
+  args.x = x.raw();
+  args.x_stride = x.stride(0);
+  args.weight = static_cast<const uint8_t*>(weight.data.raw());
+  args.weight_stride = weight.data.stride(0) * static_cast<int64_t>(dtype_size(weight.data.dtype()));
+  args.scale = 1.0f;
+  if (weight.format == WeightFormat::kNvfp4) {
+    args.block_scales = static_cast<const uint8_t*>(weight.scales.raw());
+    args.block_scale_stride = weight.scales.stride(0);
+    args.scale = weight.global_scale;
+  } else if (weight.format == WeightFormat::kFp8) {
+    args.scales = static_cast<const float*>(weight.scales.raw());
+    args.scale_per_row = weight.scales.numel() > 1;
+  }
+  if (!weight.bias.empty()) args.bias = reader(weight.bias);
+  args.out = out.raw();
+  args.out_stride = out.stride(0);
+  args.out_is_float = out.dtype() == DType::kF32;
+  args.rows = x.dim(0);
+  args.n = weight.num_rows();
+  args.k = weight.num_columns();
+  return args;
+}
+
+// Whether 16-byte pieces of x, of W and of its scales lie where tensor-core kernels load them.
+[[maybe_unused]] bool in_pieces(Stored stored, const LinearArgs& args) {
+  const auto multiple = [](const void* address, int64_t stride, int64_t bytes) {
+    return reinterpret_cast<uintptr_t>(address) % bytes == 0 && stride % bytes == 0;
+  };
+  const int64_t piece = stored == Stored::kBF16 ? 8 : stored == Stored::kFp8 ? 16 : 32;
+  if (stored == Stored::kF16 || stored == Stored::kF32 || args.k == 0 || args.k % piece != 0) return false;
+  if (stored == Stored::kNvfp4 && !multiple(args.block_scales, args.block_scale_stride, 2)) return false;
+  return multiple(args.x, 2 * args.x_stride, 16) && multiple(args.weight, args.weight_stride, 16);
+}
+
+}  // namespace
+
+void CudaBackend::do_linear(View out, const Operand& x, const Weight& weight) {
+  const Stored stored = stored_of(weight);
+  const LinearArgs args = args_of(out, x.data, weight);
+  with_type(x.data.dtype(), [&]<typename T>(T) {
+    constexpr int64_t kMaxRows = int64_t{65535} * kTile;  // of a grid
+    VIDERE_CHECK_LE(args.rows, kMaxRows) << weight.name;
+    run(plain_kernel<T>,
+        {.grid = dim3(ceil_div(args.n, kTile), ceil_div(args.rows, kTile)), .block = dim3(256)}, args, stored);
+  });
+}
 
 }  // namespace videre::cuda
