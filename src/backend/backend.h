@@ -244,7 +244,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 struct CudaOptions {
   int device = 0;  // among those that CUDA_VISIBLE_DEVICES leaves
   bool use_graphs = true;
-  bool synchronous = false;          // every op waits: for finding the one that fails
+  bool synchronous = false;  // every op waits, and tensors lie where the host reads them too: for tests
   int64_t step_timeout_ms = 300000;  // a step that takes longer counts as hung; 0 waits for ever
 };
 /// Errors: kUnavailable when this build has no CUDA, or the machine no driver or card, and says which.

@@ -35,12 +35,17 @@ inline std::vector<std::string> devices() {
   std::vector<std::string> names = isas();
 #if defined(VIDERE_TEST_EMULATED)
   names.emplace_back("emulated");
+#elif defined(VIDERE_TEST_CUDA)
+  static const bool found = make_cuda_backend().ok();
+  if (found) names.emplace_back("cuda");
 #endif
   return names;
 }
 inline std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads = 2) {
 #if defined(VIDERE_TEST_EMULATED)
   if (device == "emulated") return make_emulated_backend();
+#elif defined(VIDERE_TEST_CUDA)
+  if (device == "cuda") return std::move(make_cuda_backend({.synchronous = true}).value());
 #endif
   return make_cpu_backend({.num_threads = num_threads, .isa = device});
 }

@@ -14,7 +14,7 @@ class SamePrompt : public ::testing::TestWithParam<std::pair<std::string, std::s
  protected:
   SamePrompt()
       : set_(GetParam().first),
-        be_(make_cpu_backend({.isa = GetParam().second})),
+        be_(make_backend(GetParam().second)),
         model_(set_.load(*be_, DType::kF32)),
         sequences_(*be_, model_->language(), DType::kF32),
         prompt_(set_.ids("llm.ids_300")),
@@ -169,7 +169,7 @@ TEST_P(SamePrompt, MediaRowsReplaceTextRows) {
 std::vector<std::pair<std::string, std::string>> same_prompt_cases() {
   std::vector<std::pair<std::string, std::string>> all;
   for (const std::string& folder : reference_folders()) {
-    for (const std::string& isa : isas()) all.emplace_back(folder, isa);
+    for (const std::string& isa : devices()) all.emplace_back(folder, isa);
   }
   return all;
 }

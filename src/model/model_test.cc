@@ -18,7 +18,7 @@ struct Case {
 std::vector<Case> cases() {
   std::vector<Case> all;
   for (const std::string& folder : reference_folders()) {
-    for (const std::string& isa : isas()) {
+    for (const std::string& isa : devices()) {
       for (const DType dtype : {DType::kF32, DType::kBF16}) all.push_back({folder, isa, dtype});
     }
   }
@@ -29,7 +29,7 @@ class Reference : public ::testing::TestWithParam<Case> {
  protected:
   Reference()
       : set_(GetParam().folder),
-        be_(make_cpu_backend({.isa = GetParam().isa})),
+        be_(make_backend(GetParam().isa)),
         dtype_(GetParam().dtype),
         model_(set_.load(*be_, dtype_)) {}
 
@@ -162,7 +162,7 @@ class Quantized : public ::testing::TestWithParam<std::pair<std::string, std::st
 TEST_P(Quantized, LogitsWeightOnly) {
   const auto& [folder, isa] = GetParam();
   const ReferenceSet set(folder);
-  const auto be = make_cpu_backend({.isa = isa});
+  const auto be = make_backend(isa);
   for (const std::string format : {"fp8", "nvfp4"}) {
     const auto model = set.load(*be, DType::kF32, "checkpoint-" + format);
     Sequences sequences(*be, model->language(), DType::kF32);
@@ -185,7 +185,7 @@ TEST_P(Quantized, LogitsWeightOnly) {
 std::vector<std::pair<std::string, std::string>> quantized_cases() {
   std::vector<std::pair<std::string, std::string>> all;
   for (const std::string& folder : reference_folders()) {
-    for (const std::string& isa : isas()) all.emplace_back(folder, isa);
+    for (const std::string& isa : devices()) all.emplace_back(folder, isa);
   }
   return all;
 }

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <cstdlib>
+#include <new>
 
 namespace videre {
 
@@ -12,12 +12,12 @@ std::string Shape::to_string() const {
 }
 
 Tensor make_host_tensor(DType dtype, Shape shape) {
-  constexpr size_t kAlignment = 64;  // one cache line, one AVX-512 register
+  constexpr std::align_val_t kAlignment{64};  // one cache line, one AVX-512 register
   const size_t bytes = static_cast<size_t>(shape.numel()) * dtype_size(dtype);
-  const size_t padded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  void* memory = std::aligned_alloc(kAlignment, std::max(padded, kAlignment));
-  VIDERE_CHECK(memory != nullptr) << "no memory for " << bytes << " bytes";
-  return Tensor(View(memory, dtype, shape), std::shared_ptr<void>(memory, std::free));
+  void* memory = ::operator new(std::max<size_t>(bytes, 1), kAlignment);
+  return Tensor(View(memory, dtype, shape), std::shared_ptr<void>(memory, [](void* p) {
+                  ::operator delete(p, std::align_val_t{64});
+                }));
 }
 
 }  // namespace videre

@@ -116,8 +116,10 @@ class CudaBackend final : public Backend {
   static constexpr int kTurns = 3;
   static constexpr int64_t kTurnBytes = 8 << 20;
 
+  class Loader;
+
   Turn& turn() { return turns_[current_]; }
-  char* take(Turn& turn, int64_t bytes, bool device, int64_t* offset);
+  int64_t take(Turn& turn, int64_t bytes);
   void finish_turn(Turn& turn);
 
   DeviceInfo info_;
@@ -134,6 +136,7 @@ class CudaBackend final : public Backend {
   std::unordered_map<uint64_t, Graph> graphs_;
   std::unordered_set<uint64_t> warm_;  // keys that ran once without being recorded
   std::unique_ptr<CublasLt> cublas_;
+  std::unique_ptr<Loader> loader_;  // while weights are adopted
 };
 
 /// Address of row `i` of a view of [..., width], counted over all outer dims, as two numbers a kernel can use
