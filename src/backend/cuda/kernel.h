@@ -99,6 +99,8 @@ void wait_copies() {}
 
 /// 16 bytes that are read once: past L1, first to be evicted.
 inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
+/// 16 bytes that another block of the same kernel wrote: from L2.
+inline float4 load_written16(const float4* global) { return *global; }
 
 #define VIDERE_DYNAMIC_SHARED(name) char* const name = ::videre::cuda::emulated_shared()
 
@@ -248,6 +250,7 @@ __device__ __forceinline__ uint4 load_once16(const void* global) {
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global));
   return out;
 }
+__device__ __forceinline__ float4 load_written16(const float4* global) { return __ldcg(global); }
 
 #define VIDERE_DYNAMIC_SHARED(name) extern __shared__ __align__(128) char name[]
 
