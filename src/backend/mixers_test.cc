@@ -30,7 +30,7 @@ std::vector<Seq> sequences() {
 
 class Mixers : public ::testing::TestWithParam<std::pair<std::string, DType>> {
  protected:
-  static constexpr int kSlots = 14;
+  static constexpr int kSlots = 16;
   Mixers() : be_(make_backend(GetParam().first)) {}
   DType dtype() const { return GetParam().second; }
 
@@ -43,8 +43,9 @@ class Mixers : public ::testing::TestWithParam<std::pair<std::string, DType>> {
     return step;
   }
   // Rows [begin, begin + count) of `got` against `expected`.
-  void expect_rows(const Island& got, const std::vector<double>& expected, int rows,
-                   double tolerance, const std::string& what) {
+  template <typename Out>
+  void expect_rows(const Out& got, const std::vector<double>& expected, int rows, double tolerance,
+                   const std::string& what) {
     std::vector<float> values = got.values();
     const size_t count = static_cast<size_t>(rows) * got.view().dim(1);
     values.resize(count);
@@ -56,59 +57,133 @@ class Mixers : public ::testing::TestWithParam<std::pair<std::string, DType>> {
   std::unique_ptr<Backend> be_;
 };
 
-TEST_P(Mixers, CausalConv) {
+// Rows for an op: an island, or a view whose rows start at multiples of 16 bytes, as the model's
+// do.
+class Rows {
+ public:
+  Rows(DType dtype, Shape shape, uint32_t seed, bool aligned, float scale = 1)
+      : aligned_(aligned), width_(shape[1]), island_(dtype, shape) {
+    const std::vector<float> values = random_values(shape.numel(), seed, scale);
+    if (!aligned) {
+      island_ = Island(dtype, shape, values);
+      return;
+    }
+    std::vector<float> wide(shape[0] * (width_ + 16), -77.0f);
+    for (int64_t i = 0; i < shape.numel(); ++i) {
+      wide[i / width_ * (width_ + 16) + 8 + i % width_] = values[i];
+    }
+    tensor_ = make_tensor(dtype, Shape{shape[0], width_ + 16}, wide);
+  }
+  View view() const { return aligned_ ? tensor_.view().columns(8, 8 + width_) : island_.view(); }
+  operator View() const { return view(); }       // NOLINT
+  operator ConstView() const { return view(); }  // NOLINT
+  std::vector<float> values() const { return values_of(view()); }
+  bool untouched_around() const {
+    if (!aligned_) return island_.untouched_around();
+    for (const float value : values_of(tensor_.view().columns(0, 8))) {
+      if (value != -77.0f) return false;
+    }
+    for (const float value : values_of(tensor_.view().columns(8 + width_, 16 + width_))) {
+      if (value != -77.0f) return false;
+    }
+    return true;
+  }
+
+ private:
+  bool aligned_;
+  int64_t width_;
+  Island island_;
+  Tensor tensor_;
+};
+
+// Steps of other kinds than `sequences`: one row each (decode), and long pieces past the edges of
+// what a block of a kernel takes.
+std::vector<Seq> decoding() {
+  return {{1, 12, 2, 2, {}}, {1, 0, kNoSlot, 1, {}}, {1, 8, 3, 4, {{0, 10}}}, {1, 3, 5, 5, {}},
+          {0, 0, 0, 0, {}},  {1, 127, 6, 6, {}},     {0, 0, 0, 0, {}}};
+}
+std::vector<Seq> long_pieces() {
+  return {{1, 12, 2, 2, {}},
+          {150, 0, kNoSlot, 1, {{0, 7}, {63, 8}, {149, 9}}},
+          {9, 120, 3, 4, {{1, 10}}},
+          {1, 0, kNoSlot, 6, {}},
+          {70, 61, 5, 5, {{1, 11}, {66, 12}}},
+          {2, 127, 13, 13, {}},
+          {33, 95, 14, 15, {}}};
+}
+
+class Convolution : public Mixers {
+ protected:
+  void check(const std::vector<Seq>& seqs, int channels, int taps, DType state_dtype, bool aligned,
+             uint32_t seed) {
+    StepArrays step = arrays(seqs);
+    const int rows = step.num_rows(), history = taps - 1;
+    const int pad = seqs.size() == decoding().size() ? 2 : 3;
+    const Rows x(dtype(), Shape{rows + pad, channels}, ++seed, aligned);
+    const Rows out(dtype(), Shape{rows + pad, channels}, ++seed, aligned);
+    const Tensor weight = random_tensor(DType::kBF16, Shape{channels, taps}, ++seed);
+    const Tensor bias = random_tensor(DType::kF32, Shape{channels}, ++seed);
+    const bool with_bias = seed % 2;
+    Tensor state = random_tensor(state_dtype, Shape{kSlots, history, channels}, ++seed);
+    std::vector<float> expected_state = values_of(state);
+    const std::vector<float> before = expected_state, xs = x.values(), w = values_of(weight);
+    const std::vector<float> biases = values_of(bias);
+    std::vector<double> expected;
+    const auto narrowed = [&](float v) {
+      return state_dtype == DType::kBF16 ? to_float(to_bf16(v)) : v;
+    };
+    int first = 0;
+    for (const Seq& seq : seqs) {
+      const auto raw = [&](int t, int c) -> float {
+        if (t >= 0) return xs[(first + t) * channels + c];
+        if (seq.read == kNoSlot) return 0;
+        return before[(seq.read * history + t + history) * channels + c];
+      };
+      const auto keep = [&](int t, int32_t slot) {
+        for (int j = 0; j < history; ++j) {
+          for (int c = 0; c < channels; ++c) {
+            expected_state[(slot * history + j) * channels + c] =
+                narrowed(raw(t - history + 1 + j, c));
+          }
+        }
+      };
+      for (int t = 0; t < seq.length; ++t) {
+        for (int c = 0; c < channels; ++c) {
+          double sum = with_bias ? biases[c] : 0;
+          for (int j = 0; j < taps; ++j) sum += double{w[c * taps + j]} * raw(t - history + j, c);
+          expected.push_back(sum / (1 + std::exp(-sum)));
+        }
+      }
+      for (const auto& [row, slot] : seq.emits) keep(row, slot);
+      if (seq.length > 0) keep(seq.length - 1, seq.write);
+      first += seq.length;
+    }
+    be_->causal_conv(out, x, weight, with_bias ? ConstView(bias) : ConstView(), state,
+                     step.view(pad, seqs.size() == decoding().size() ? 0 : 2));
+    expect_rows(out, expected, rows, 2e-6, "conv of " + std::to_string(channels));
+    EXPECT_EQ(values_of(state), expected_state) << channels;
+  }
+};
+
+TEST_P(Convolution, MatchesTheSumInAnyStep) {
   uint32_t seed = 1;
   for (const auto& [channels, taps] :
        {std::pair{5, 4}, {16, 4}, {33, 2}, {7, 1}, {530, 4}, {20, 3}}) {
     for (const DType state_dtype : {DType::kF32, DType::kBF16}) {
       if (taps == 1 && state_dtype == DType::kBF16) continue;
-      const std::vector<Seq> seqs = sequences();
-      StepArrays step = arrays(seqs);
-      const int rows = step.num_rows(), history = taps - 1, pad = 3;
-      const Island x(dtype(), Shape{rows + pad, channels},
-                     random_values((rows + pad) * channels, ++seed));
-      const Island out(dtype(), Shape{rows + pad, channels});
-      const Tensor weight = random_tensor(DType::kBF16, Shape{channels, taps}, ++seed);
-      const Tensor bias = random_tensor(DType::kF32, Shape{channels}, ++seed);
-      const bool with_bias = seed % 2;
-      Tensor state = random_tensor(state_dtype, Shape{kSlots, history, channels}, ++seed);
-      std::vector<float> expected_state = values_of(state);
-      const std::vector<float> before = expected_state, xs = x.values(), w = values_of(weight);
-      const std::vector<float> biases = values_of(bias);
-      std::vector<double> expected;
-      const auto narrowed = [&](float v) {
-        return state_dtype == DType::kBF16 ? to_float(to_bf16(v)) : v;
-      };
-      int first = 0;
-      for (const Seq& seq : seqs) {
-        const auto raw = [&](int t, int c) -> float {
-          if (t >= 0) return xs[(first + t) * channels + c];
-          if (seq.read == kNoSlot) return 0;
-          return before[(seq.read * history + t + history) * channels + c];
-        };
-        const auto keep = [&](int t, int32_t slot) {
-          for (int j = 0; j < history; ++j) {
-            for (int c = 0; c < channels; ++c) {
-              expected_state[(slot * history + j) * channels + c] =
-                  narrowed(raw(t - history + 1 + j, c));
-            }
-          }
-        };
-        for (int t = 0; t < seq.length; ++t) {
-          for (int c = 0; c < channels; ++c) {
-            double sum = with_bias ? biases[c] : 0;
-            for (int j = 0; j < taps; ++j) sum += double{w[c * taps + j]} * raw(t - history + j, c);
-            expected.push_back(sum / (1 + std::exp(-sum)));
-          }
-        }
-        for (const auto& [row, slot] : seq.emits) keep(row, slot);
-        if (seq.length > 0) keep(seq.length - 1, seq.write);
-        first += seq.length;
+      check(sequences(), channels, taps, state_dtype, false, seed += 10);
+      check(decoding(), channels, taps, state_dtype, false, seed += 10);
+    }
+  }
+}
+
+TEST_P(Convolution, AlignedRowsTakeTheModelsPath) {
+  uint32_t seed = 500;
+  for (const DType state_dtype : {DType::kF32, DType::kBF16}) {
+    for (const int channels : {8, 1032}) {
+      for (const auto& seqs : {sequences(), decoding(), long_pieces()}) {
+        check(seqs, channels, 4, state_dtype, true, seed += 10);
       }
-      be_->causal_conv(out, x, weight, with_bias ? ConstView(bias) : ConstView(), state,
-                       step.view(pad, 2));
-      expect_rows(out, expected, rows, 2e-6, "conv of " + std::to_string(channels));
-      EXPECT_EQ(values_of(state), expected_state) << channels;
     }
   }
 }
@@ -430,9 +505,11 @@ std::vector<std::pair<std::string, DType>> params() {
   }
   return all;
 }
-INSTANTIATE_TEST_SUITE_P(All, Mixers, ::testing::ValuesIn(params()), [](const auto& info) {
+std::string param_name(const ::testing::TestParamInfo<std::pair<std::string, DType>>& info) {
   return info.param.first + (info.param.second == DType::kF32 ? "_float32" : "_bfloat16");
-});
+}
+INSTANTIATE_TEST_SUITE_P(All, Mixers, ::testing::ValuesIn(params()), param_name);
+INSTANTIATE_TEST_SUITE_P(All, Convolution, ::testing::ValuesIn(params()), param_name);
 
 }  // namespace
 }  // namespace videre::testing

@@ -99,6 +99,9 @@ void wait_copies() {}
 
 /// 16 bytes that are read once: past L1, first to be evicted.
 inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
+/// 16 bytes of memory that this kernel also writes: read once, written once a step.
+inline uint4 load_stream16(const void* global) { return *static_cast<const uint4*>(global); }
+inline void store_stream16(void* global, uint4 value) { *static_cast<uint4*>(global) = value; }
 /// 16 bytes that another block of the same kernel wrote: from L2.
 inline float4 load_written16(const float4* global) { return *global; }
 
@@ -249,6 +252,16 @@ __device__ __forceinline__ uint4 load_once16(const void* global) {
   asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global));
   return out;
+}
+__device__ __forceinline__ uint4 load_stream16(const void* global) {
+  uint4 out;
+  asm volatile("ld.global.cs.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global) : "memory");
+  return out;
+}
+__device__ __forceinline__ void store_stream16(void* global, uint4 value) {
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global),
+               "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w) : "memory");
 }
 __device__ __forceinline__ float4 load_written16(const float4* global) { return __ldcg(global); }
 
