@@ -126,7 +126,7 @@ LinearArgs args_of(const View& out, const View& x, const Weight& weight) {
 }
 
 // Whether 16-byte pieces of x, of W and of its scales lie where tensor-core kernels load them.
-[[maybe_unused]] bool in_pieces(Stored stored, const LinearArgs& args) {
+bool in_pieces(Stored stored, const LinearArgs& args) {
   const auto multiple = [](const void* address, int64_t stride, int64_t bytes) {
     return reinterpret_cast<uintptr_t>(address) % bytes == 0 && stride % bytes == 0;
   };
@@ -139,8 +139,17 @@ LinearArgs args_of(const View& out, const View& x, const Weight& weight) {
 }  // namespace
 
 void CudaBackend::do_linear(View out, const Operand& x, const Weight& weight) {
+  static_assert(kMaxDecodeTiles <= kArrivals);
   const Stored stored = stored_of(weight);
   const LinearArgs args = args_of(out, x.data, weight);
+  const bool on_tensor_cores = x.data.dtype() == DType::kBF16 && in_pieces(stored, args);
+  if (on_tensor_cores && args.rows <= kDecodeRows) {
+    const DecodePlan plan = plan_decode(stored, args.rows, args.n, args.k, info_.num_multiprocessors);
+    float* parts = plan.part_bytes > 0 ? static_cast<float*>(scratch(plan.part_bytes)) : nullptr;
+    run_decode(plan, stored, args, parts, arrivals_, stream_);
+    if (synchronous_) synchronize(stream_);
+    return;
+  }
   with_type(x.data.dtype(), [&]<typename T>(T) {
     constexpr int64_t kMaxRows = int64_t{65535} * kTile;  // of a grid
     VIDERE_CHECK_LE(args.rows, kMaxRows) << weight.name;
