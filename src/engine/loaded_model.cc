@@ -206,6 +206,13 @@ std::string human(int64_t bytes) {
   return fmt::format("{:.2f} MiB", static_cast<double>(bytes) / (1 << 20));
 }
 
+Result<LoadFormat> choose_load_format(const std::string& name) {
+  if (name == "auto" || name == "safetensors") return LoadFormat::kSafetensors;
+  if (name == "dummy") return LoadFormat::kDummy;
+  return invalid_argument("--load-format",
+                          "--load-format {}: auto, safetensors or dummy is expected", name);
+}
+
 Result<DType> choose_cache_dtype(const std::string& flag, const char* name, DType automatic) {
   if (flag == "auto") return automatic;
   if (flag == "bfloat16") return DType::kBF16;
@@ -250,8 +257,10 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   if (const auto eos = out.tokenizer->eos_id()) out.config.eos_token_ids.insert(*eos);
   VIDERE_ASSIGN_OR_RETURN(out.chat_template, load_template(options, text_files));
   report("weights", 0.3);
-  VIDERE_ASSIGN_OR_RETURN(out.model, NemotronVl::load(files, out.config, *out.backend, dtype,
-                                                      options.language_model_only));
+  VIDERE_ASSIGN_OR_RETURN(const LoadFormat load_format, choose_load_format(options.load_format));
+  VIDERE_ASSIGN_OR_RETURN(out.model,
+                          NemotronVl::load(files, out.config, *out.backend, dtype,
+                                           options.language_model_only, load_format));
   out.config = out.model->config();
   VIDERE_ASSIGN_OR_RETURN(out.prompt_config, make_prompt_config(out.config, *out.tokenizer,
                                                                 options.video_prompt_style));

@@ -154,6 +154,32 @@ std::vector<LayerKind> read_pattern(Reader& llm) {
   return kinds;
 }
 
+// Widths of the MLP blocks: one number, or a list with one for each MLP block or for each block.
+// Where a checkpoint has tensors, these rule.
+std::vector<int> read_intermediate_sizes(Reader& llm, const std::vector<LayerKind>& kinds) {
+  const json::value* value = llm.find({"intermediate_size"});
+  const auto count = static_cast<size_t>(std::count(kinds.begin(), kinds.end(), LayerKind::kMlp));
+  if (!value) return {};
+  if (!value->is_array()) {
+    const auto width = llm.integer({"intermediate_size"}, 1, kMaxDim);
+    return std::vector<int>(count, static_cast<int>(width.value_or(1)));
+  }
+  const json::array& list = value->get_array();
+  std::vector<int> widths;
+  bool good = list.size() == count || list.size() == kinds.size();
+  for (size_t i = 0; good && i < list.size(); ++i) {
+    if (list.size() != count && kinds[i] != LayerKind::kMlp) continue;
+    const auto width = json_number(list[i]);
+    good = width && *width >= 1 && *width <= kMaxDim && *width == std::floor(*width);
+    if (good) widths.push_back(static_cast<int>(*width));
+  }
+  if (!good) {
+    llm.fail("{} is {}; a whole number, or one for each of the {} MLP blocks, is expected",
+             llm.path("intermediate_size"), to_json(*value).substr(0, 80), count);
+  }
+  return widths;
+}
+
 void refuse(Reader& reader, std::string_view key, std::string_view why) {
   const json::value* value = reader.find({key});
   if (!value || (value->is_bool() && !value->get_bool())) return;
@@ -179,6 +205,7 @@ LanguageConfig read_language(Reader& llm) {
   }
   refuse(llm, "sliding_window", "attention over a window is not part of this family");
   out.layer_kinds = read_pattern(llm);
+  out.intermediate_sizes = read_intermediate_sizes(llm, out.layer_kinds);
   out.hidden_size = llm.required({"hidden_size"});
   out.vocab_size = llm.required({"vocab_size"});
   out.num_attention_heads = llm.required({"num_attention_heads"});
@@ -245,6 +272,29 @@ constexpr TowerSize kTowers[] = {
     {"vit_huge", 1280, 32, 16, 5120},
 };
 
+// Class tokens, one a teacher of the tower's training, and registers up to a round number; 0 when
+// nothing is said of them.
+int read_prefix_tokens(Reader& vision, Reader& args) {
+  const json::value* teachers = args.find({"teachers"});
+  auto classes = vision.integer({"num_cls_tokens"}, 0, 1 << 16);
+  if (!classes && !(teachers && teachers->is_array())) return 0;
+  if (!classes && args.boolean("cls_token_per_teacher", true)) {
+    std::set<std::string> names;
+    for (const json::value& teacher : teachers->get_array()) {
+      const json::value* name = json_find(teacher, "name");
+      if (name && name->is_string()) names.emplace(name->get_string());
+    }
+    classes = static_cast<int64_t>(names.size());
+  }
+  const int64_t num_classes = classes.value_or(1);
+  auto registers = vision.integer({"num_registers"}, 0, 1 << 16);
+  if (!registers) {
+    const int64_t multiple = args.integer({"register_multiple"}, 0, 1 << 16).value_or(0);
+    registers = multiple > 0 ? multiple - num_classes % multiple : 0;
+  }
+  return static_cast<int>(num_classes + *registers);
+}
+
 VisionConfig read_vision(Reader& vision) {
   VisionConfig out;
   if (!vision) {
@@ -294,6 +344,7 @@ VisionConfig read_vision(Reader& vision) {
   out.patch_size = static_cast<int>(vision.integer({"patch_size"}, 1, 256).value_or(16));
   out.layer_norm_eps = static_cast<float>(vision.number({"layer_norm_eps"}).value_or(1e-6));
   out.model_norm = args.boolean("model_norm", false);
+  out.num_prefix_tokens = read_prefix_tokens(vision, args);
   auto side = vision.integer({"max_img_size"}, 1, 1 << 16);
   if (!side) side = args.integer({"cpe_max_size"}, 1, 1 << 16);
   if (!side) side = vision.integer({"max_resolution"}, 1, 1 << 16);

@@ -20,6 +20,7 @@ enum class LayerKind { kMamba2, kAttention, kMlp };
 struct LanguageConfig {
   std::vector<LayerKind> layer_kinds;  // hybrid_override_pattern: M, *, -
   int hidden_size = 0, vocab_size = 0;
+  std::vector<int> intermediate_sizes;  // one an MLP block; empty when the file does not say
   int num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
   int mamba_num_heads = 0, mamba_head_dim = 0, ssm_state_size = 0, n_groups = 0, conv_kernel = 0,
       chunk_size = 128;
@@ -42,6 +43,7 @@ struct VisionConfig {
   int hidden_size = 0, num_layers = 0, num_heads = 0, intermediate_size = 0, patch_size = 16;
   int position_grid =
       0;  // side of the stored position table, in patches (cpe_max_size / patch_size)
+  int num_prefix_tokens = 0;  // class tokens and registers; 0 when the file does not say
   float layer_norm_eps = 1e-6f;
   bool model_norm = false;
   bool align_corners = false;

@@ -37,6 +37,8 @@ TEST(Config, ReadsTheReferenceFolder) {
   EXPECT_EQ(config.vision.hidden_size, 64);  // explicit sizes win over args.model (vit_huge)
   EXPECT_EQ(config.vision.intermediate_size, 256);
   EXPECT_EQ(config.vision.position_grid, 16);
+  EXPECT_EQ(config.vision.num_prefix_tokens, 10);
+  EXPECT_EQ(config.llm.intermediate_sizes, (std::vector<int>(4, 256)));
   EXPECT_EQ(config.tokens_per_tile(), 16);
   EXPECT_EQ(config.eos_token_ids, (std::set<int32_t>{2, 11, 12}));
   EXPECT_EQ(config.primary_eos_id, 12);
@@ -72,6 +74,8 @@ TEST(Config, RefusesWhatCannotRun) {
       {"\"hidden_size\": 96", "\"hidden_size\": 1e30", "hidden_size"},
       {"\"vocab_size\": 1536,", "", "lacks llm_config.vocab_size"},
       {"\"num_key_value_heads\": 3", "\"num_key_value_heads\": 4", "do not divide"},
+      {"\"intermediate_size\": 256", "\"intermediate_size\": [1, 2]", "intermediate_size"},
+      {"\"intermediate_size\": 256", "\"intermediate_size\": [1, 2, 3, -4]", "intermediate_size"},
       {"\"n_groups\": 4", "\"n_groups\": 5", "do not divide"},
       {"\"expand\": 2", "\"sliding_window\": 4096", "sliding_window"},
       {"\"expand\": 2", "\"n_routed_experts\": 8", "n_routed_experts"},
@@ -117,6 +121,40 @@ TEST(Config, FallsBackToTheTowersTable) {
   EXPECT_EQ(parsed->vision.num_layers, 32);
   EXPECT_EQ(parsed->vision.num_heads, 16);
   EXPECT_EQ(parsed->vision.intermediate_size, 5120);
+}
+
+TEST(Config, ReadsWidthsOfMlpBlocks) {
+  // M-*-MM-*M-: the second list counts all blocks, of which 1, 3, 6 and 9 are MLPs.
+  for (const char* list : {"[10, 20, 30, 40]", "[0, 10, 0, 20, null, 0, 30, 0, 0, 40]"}) {
+    const std::string config = replaced(reference_config(), "\"intermediate_size\": 256",
+                                        std::string("\"intermediate_size\": ") + list);
+    auto parsed = parse_config(config, "", "", "");
+    ASSERT_TRUE(parsed.ok()) << parsed.error().message;
+    EXPECT_EQ(parsed->llm.intermediate_sizes, (std::vector<int>{10, 20, 30, 40})) << list;
+  }
+}
+
+TEST(Config, CountsPrefixTokens) {
+  // What config.json says, and the rows that come of it.
+  const struct {
+    const char *classes, *registers, *multiple;
+    int rows;
+  } kCases[] = {{"\"num_cls_tokens\": 4,", "\"num_registers\": 4,", "16", 8},
+                {"\"num_cls_tokens\": 4,", "", "16", 16},
+                {"", "", "16", 16},  // three teachers
+                {"", "", "3", 6},    // a full row of registers more
+                {"", "", "0", 3},
+                {"", "\"num_registers\": 0,", "16", 3}};
+  for (const auto& item : kCases) {
+    std::string config = reference_config();
+    config = replaced(config, "\"num_cls_tokens\": 3,", item.classes);
+    config = replaced(config, "\"num_registers\": 7,", item.registers);
+    config = replaced(config, "\"register_multiple\": 10",
+                      std::string("\"register_multiple\": ") + item.multiple);
+    auto parsed = parse_config(config, "", "", "");
+    ASSERT_TRUE(parsed.ok()) << parsed.error().message;
+    EXPECT_EQ(parsed->vision.num_prefix_tokens, item.rows);
+  }
 }
 
 TEST(Config, ReadsAliasesAndOddFloats) {

@@ -2,16 +2,20 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "model/random_checkpoint.h"
 
 namespace videre {
 
 Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const ModelFiles& files, const Config& config,
                                                      Backend& backend, DType dtype,
-                                                     bool language_model_only) {
+                                                     bool language_model_only,
+                                                     LoadFormat load_format) {
   std::unique_ptr<NemotronVl> model(new NemotronVl);
   model->config_ = config;
   model->dtype_ = dtype;
-  VIDERE_ASSIGN_OR_RETURN(model->checkpoint_, Checkpoint::open(files));
+  VIDERE_ASSIGN_OR_RETURN(model->checkpoint_, load_format == LoadFormat::kDummy
+                                                  ? random_checkpoint(config)
+                                                  : Checkpoint::open(files));
   const Checkpoint& checkpoint = *model->checkpoint_;
   const DeviceMemory device = backend.memory();
   if (device.total > 0 && checkpoint.size_bytes() > device.free) {

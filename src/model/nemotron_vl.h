@@ -8,12 +8,15 @@
 
 namespace videre {
 
+/// Where the weights come from: the folder's files, or chance (model/random_checkpoint.h).
+enum class LoadFormat { kSafetensors, kDummy };
+
 class NemotronVl {
  public:
   /// Owns the checkpoint's mapping. `dtype` is the activation dtype (float32 or bfloat16).
-  static Result<std::unique_ptr<NemotronVl>> load(const ModelFiles& files, const Config& config,
-                                                  Backend& backend, DType dtype,
-                                                  bool language_model_only);
+  static Result<std::unique_ptr<NemotronVl>> load(
+      const ModelFiles& files, const Config& config, Backend& backend, DType dtype,
+      bool language_model_only, LoadFormat load_format = LoadFormat::kSafetensors);
 
   const Config& config() const { return config_; }
   DType dtype() const { return dtype_; }

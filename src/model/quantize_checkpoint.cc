@@ -24,18 +24,8 @@ constexpr size_t kMaxTextBytes = 256u << 20;
 // Of the source, a thread at a time: large enough for the disk, small enough for the cache.
 constexpr int64_t kPieceBytes = 1 << 20;
 constexpr const char* kIndexName = "model.safetensors.index.json";
-constexpr const char* kAlwaysExcluded[] = {"lm_head", "vision_model*", "mlp1*", "*.mixer.conv1d"};
 // Formats of other tools, which would hold the weights once more.
 constexpr const char* kOtherWeights[] = {".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx"};
-
-bool is_mixer_linear(std::string_view module) {
-  constexpr std::string_view kNames[] = {".mixer.in_proj", ".mixer.out_proj", ".mixer.q_proj",
-                                         ".mixer.k_proj",  ".mixer.v_proj",   ".mixer.o_proj",
-                                         ".mixer.up_proj", ".mixer.down_proj"};
-  return module.starts_with("language_model.") &&
-         std::any_of(std::begin(kNames), std::end(kNames),
-                     [&](std::string_view name) { return module.ends_with(name); });
-}
 
 bool is_float(DType dtype) {
   return dtype == DType::kBF16 || dtype == DType::kF16 || dtype == DType::kF32;
@@ -45,6 +35,17 @@ bool is_float(DType dtype) {
 float kv_scale(const std::map<std::string, float>& amax, const std::string& module) {
   const auto seen = amax.find(module);
   return seen == amax.end() ? 1.0f : std::max(1.0f, seen->second / kE4m3Max);
+}
+
+const char* algorithm(QuantFormat format) { return format == QuantFormat::kFp8 ? "FP8" : "NVFP4"; }
+
+// Members of a JSON list, a line each.
+std::string json_lines(const std::vector<std::string>& texts) {
+  std::string lines;
+  for (const std::string& text : texts) {
+    lines += (lines.empty() ? "\n   " : ",\n   ") + to_json(json::string(text));
+  }
+  return lines;
 }
 
 // Pages of a mapped file that were read need not stay in this process's memory.
@@ -89,7 +90,6 @@ class Quantizer {
   Status for_pieces(int64_t rows, int64_t row_bytes,
                     const std::function<Status(int64_t begin, int64_t end)>& body);
   Status write_texts(OutputFolder& folder);
-  std::string config_entry(bool inside_config) const;
   Status advance(int64_t bytes) {
     done_ += bytes;
     if (progress_) progress_(done_, report_.source_bytes);
@@ -123,7 +123,7 @@ Status Quantizer::plan() {
                             "bfloat16",
                             source_.path(), config_.quant_algo);
   }
-  config_.quant_exclude.assign(std::begin(kAlwaysExcluded), std::end(kAlwaysExcluded));
+  config_.quant_exclude = always_excluded_modules();
   config_.quant_exclude.insert(config_.quant_exclude.end(), options_.exclude.begin(),
                                options_.exclude.end());
   // Opens every shard once, and with that checks all of them against the index.
@@ -178,7 +178,7 @@ Status Quantizer::plan_shard(const std::string& name) {
       add_scalar(stem + ".v_scale", kv_scale(options_.amax.values, module));
     }
     bool kept = config_.excluded_from_quantization(module);
-    if (!kept && !fp8() && view.dim(1) % kNvfp4Block != 0) {
+    if (!kept && !can_quantize(options_.format, view.dim(1))) {
       unfit_.push_back(module);
       kept = true;
     }
@@ -189,13 +189,8 @@ Status Quantizer::plan_shard(const std::string& name) {
     }
     ++report_.num_modules;
     shard.quantized.insert(tensor_name);
-    if (fp8()) {
-      add(tensor_name, DType::kF8E4M3, view.shape());
-      add(stem + ".weight_scale", DType::kF32, {});
-    } else {
-      add(tensor_name, DType::kU8, {view.dim(0), view.dim(1) / 2});
-      add(stem + ".weight_scale", DType::kF8E4M3, {view.dim(0), view.dim(1) / kNvfp4Block});
-      add(stem + ".weight_scale_2", DType::kF32, {});
+    for (TensorEntry& entry : quantized_entries(stem, options_.format, view.dim(0), view.dim(1))) {
+      shard.entries.push_back(std::move(entry));
     }
     const auto input = options_.amax.inputs.find(module);
     if (input != options_.amax.inputs.end()) {
@@ -322,83 +317,15 @@ Status Quantizer::write_shard(const Shard& shard, OutputFolder& folder) {
   return {};
 }
 
-// The members that declare the quantisation, as lines indented by one; config.json and
-// hf_quant_config.json say the same in two dialects.
-std::string Quantizer::config_entry(bool inside_config) const {
-  const char* algo = fp8() ? "FP8" : "NVFP4";
-  const char* producer = R"({
-   "name": "modelopt",
-   "version": "0.37.0",
-   "written_by": "videre )" VIDERE_VERSION R"("
-  })";
-  std::string excluded;
-  for (const std::string& entry : config_.quant_exclude) {
-    excluded += (excluded.empty() ? "" : ",") + std::string("\n   ") + to_json(json::string(entry));
-  }
-  const bool all_static = report_.num_static_inputs == report_.num_modules;
-  if (!inside_config) {
-    return fmt::format(R"({{
- "producer": {{
-  "name": "modelopt",
-  "version": "0.37.0",
-  "written_by": "videre {}"
- }},
- "quantization": {{
-  "quant_algo": "{}",
-  "kv_cache_quant_algo": {},{}
-  "exclude_modules": [{}
-  ]
- }}
-}}
-)",
-                       VIDERE_VERSION, algo, options_.kv_cache_fp8 ? "\"FP8\"" : "null",
-                       fp8() ? "" : "\n  \"group_size\": 16,", excluded);
-  }
-  const auto group = [&](bool dynamic) {
-    return fmt::format(R"({{"dynamic": {}, "num_bits": {}, "type": "float"{}}})", dynamic,
-                       fp8() ? 8 : 4, fp8() ? "" : ", \"group_size\": 16");
-  };
-  return fmt::format(R"("quantization_config": {{
-  "quant_method": "modelopt",
-  "quant_algo": "{}",
-  "config_groups": {{
-   "group_0": {{
-    "targets": ["Linear"],
-    "input_activations": {},
-    "weights": {}
-   }}
-  }},
-  "ignore": [{}
-  ],{}
-  "producer": {}
- }})",
-                     algo, group(!all_static), group(false), excluded,
-                     options_.kv_cache_fp8
-                         ? "\n  \"kv_cache_scheme\": {\"dynamic\": false, \"num_bits\": 8, "
-                           "\"type\": \"float\"},"
-                         : "",
-                     producer);
-}
-
 Status Quantizer::write_texts(OutputFolder& folder) {
-  // The config as it is, with one more member at its end: what Python wrote (Infinity) stays.
-  VIDERE_ASSIGN_OR_RETURN(std::string text, source_.text("config.json", kMaxTextBytes));
-  const size_t brace = text.find_last_of('}');
-  const size_t last = brace == text.npos ? brace : text.find_last_not_of(" \t\r\n", brace - 1);
-  VIDERE_CHECK(last != text.npos && text[last] != '{');  // load_config has read it
-  text.replace(last + 1, brace - last - 1, ",\n " + config_entry(true) + "\n");
-  VIDERE_RETURN_IF_ERROR(folder.write_file("config.json", text));
-  VIDERE_RETURN_IF_ERROR(folder.write_file("hf_quant_config.json", config_entry(false)));
+  // The config's text as it is: what Python wrote (Infinity) stays.
+  VIDERE_ASSIGN_OR_RETURN(const std::string text, source_.text("config.json", kMaxTextBytes));
+  const QuantDeclaration declaration{options_.format, config_.quant_exclude, options_.kv_cache_fp8,
+                                     report_.num_static_inputs == report_.num_modules};
+  VIDERE_RETURN_IF_ERROR(folder.write_file("config.json", with_quantization(text, declaration)));
+  VIDERE_RETURN_IF_ERROR(folder.write_file("hf_quant_config.json", hf_quant_config(declaration)));
   if (source_.contains(kIndexName)) {
-    std::string index = fmt::format(
-        "{{\n  \"metadata\": {{\n    \"total_size\": {}\n  }},\n  \"weight_map\": {{", data_bytes_);
-    const char* comma = "";
-    for (const auto& [name, shard] : index_) {
-      index += fmt::format("{}\n    {}: {}", comma, to_json(json::string(name)),
-                           to_json(json::string(shard)));
-      comma = ",";
-    }
-    VIDERE_RETURN_IF_ERROR(folder.write_file(kIndexName, index + "\n  }\n}\n"));
+    VIDERE_RETURN_IF_ERROR(folder.write_file(kIndexName, safetensors_index(index_, data_bytes_)));
   }
   // The companions as they are.
   VIDERE_ASSIGN_OR_RETURN(const auto names, source_.names());
@@ -429,6 +356,93 @@ Result<QuantizeReport> Quantizer::run(const std::string& destination) {
 }
 
 }  // namespace
+
+bool is_mixer_linear(std::string_view module) {
+  constexpr std::string_view kNames[] = {".mixer.in_proj", ".mixer.out_proj", ".mixer.q_proj",
+                                         ".mixer.k_proj",  ".mixer.v_proj",   ".mixer.o_proj",
+                                         ".mixer.up_proj", ".mixer.down_proj"};
+  return module.starts_with("language_model.") &&
+         std::any_of(std::begin(kNames), std::end(kNames),
+                     [&](std::string_view name) { return module.ends_with(name); });
+}
+
+bool can_quantize(QuantFormat format, int64_t columns) {
+  return format == QuantFormat::kFp8 || columns % kNvfp4Block == 0;
+}
+
+std::vector<TensorEntry> quantized_entries(const std::string& stem, QuantFormat format,
+                                           int64_t rows, int64_t columns) {
+  if (format == QuantFormat::kFp8) {
+    return {{stem + ".weight", DType::kF8E4M3, {rows, columns}},
+            {stem + ".weight_scale", DType::kF32, {}}};
+  }
+  return {{stem + ".weight", DType::kU8, {rows, columns / 2}},
+          {stem + ".weight_scale", DType::kF8E4M3, {rows, columns / kNvfp4Block}},
+          {stem + ".weight_scale_2", DType::kF32, {}}};
+}
+
+std::vector<std::string> always_excluded_modules() {
+  return {"lm_head", "vision_model*", "mlp1*", "*.mixer.conv1d"};
+}
+
+std::string with_quantization(const std::string& config_json, const QuantDeclaration& declaration) {
+  const bool fp8 = declaration.format == QuantFormat::kFp8;
+  const auto group = [&](bool dynamic) {
+    return fmt::format(R"({{"dynamic": {}, "num_bits": {}, "type": "float"{}}})", dynamic,
+                       fp8 ? 8 : 4, fp8 ? "" : ", \"group_size\": 16");
+  };
+  const std::string member = fmt::format(
+      R"("quantization_config": {{
+  "quant_method": "modelopt",
+  "quant_algo": "{}",
+  "config_groups": {{
+   "group_0": {{
+    "targets": ["Linear"],
+    "input_activations": {},
+    "weights": {}
+   }}
+  }},
+  "ignore": [{}
+  ],{}
+  "producer": {}
+ }})",
+      algorithm(declaration.format), group(!declaration.static_inputs), group(false),
+      json_lines(declaration.exclude),
+      declaration.kv_cache_fp8 ? "\n  \"kv_cache_scheme\": {\"dynamic\": false, \"num_bits\": 8, "
+                                 "\"type\": \"float\"},"
+                               : "",
+      R"({
+   "name": "modelopt",
+   "version": "0.37.0",
+   "written_by": "videre )" VIDERE_VERSION R"("
+  })");
+  std::string text = config_json;
+  const size_t brace = text.find_last_of('}');
+  const size_t last = brace == text.npos ? brace : text.find_last_not_of(" \t\r\n", brace - 1);
+  VIDERE_CHECK(last != text.npos && text[last] != '{');  // an object with members, says the header
+  return text.replace(last + 1, brace - last - 1, ",\n " + member + "\n");
+}
+
+std::string hf_quant_config(const QuantDeclaration& declaration) {
+  return fmt::format(R"({{
+ "producer": {{
+  "name": "modelopt",
+  "version": "0.37.0",
+  "written_by": "videre {}"
+ }},
+ "quantization": {{
+  "quant_algo": "{}",
+  "kv_cache_quant_algo": {},{}
+  "exclude_modules": [{}
+  ]
+ }}
+}}
+)",
+                     VIDERE_VERSION, algorithm(declaration.format),
+                     declaration.kv_cache_fp8 ? "\"FP8\"" : "null",
+                     declaration.format == QuantFormat::kFp8 ? "" : "\n  \"group_size\": 16,",
+                     json_lines(declaration.exclude));
+}
 
 Result<QuantizeReport> quantize_checkpoint(const ModelFiles& source, const std::string& destination,
                                            const QuantizeOptions& options,

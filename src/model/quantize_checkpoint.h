@@ -7,14 +7,39 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "videre/result.h"
 #include "weights/model_files.h"
+#include "weights/safetensors_layout.h"
 
 namespace videre {
 
 enum class QuantFormat { kFp8, kNvfp4 };
+
+// ModelOpt's layout, for all that write it.
+
+/// Whether `module` is one of the projections that are quantised when nothing excludes them.
+bool is_mixer_linear(std::string_view module);
+/// False when the format's blocks do not divide the columns; such a linear stays as it is.
+bool can_quantize(QuantFormat format, int64_t columns);
+/// The tensors that a linear `stem` of rows x columns becomes; `stem`.weight is the first.
+std::vector<TensorEntry> quantized_entries(const std::string& stem, QuantFormat format,
+                                           int64_t rows, int64_t columns);
+/// Modules that are never quantised, as names and globs.
+std::vector<std::string> always_excluded_modules();
+
+/// What config.json and hf_quant_config.json tell of a quantised checkpoint.
+struct QuantDeclaration {
+  QuantFormat format = QuantFormat::kFp8;
+  std::vector<std::string> exclude;
+  bool kv_cache_fp8 = false;
+  bool static_inputs = false;  // every quantised linear has an input_scale
+};
+/// `config_json`, an object that is not empty, with the declaration as one more member at its end.
+std::string with_quantization(const std::string& config_json, const QuantDeclaration& declaration);
+std::string hf_quant_config(const QuantDeclaration& declaration);
 
 /// Largest magnitudes that calibration saw, by module ("language_model.backbone...q_proj").
 struct ActivationAmax {

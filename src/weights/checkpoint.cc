@@ -96,8 +96,10 @@ Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const ModelFiles& files) {
   } else if (files.contains("model.safetensors")) {
     shards.insert("model.safetensors");
   } else {
-    return invalid_model("{} holds neither model.safetensors nor model.safetensors.index.json",
-                         files.path());
+    return invalid_model(
+        "{} holds neither model.safetensors nor model.safetensors.index.json; without weights it "
+        "runs with --load-format dummy only (random ones, for measuring speed)",
+        files.path());
   }
   for (const std::string& shard : shards) {
     VIDERE_ASSIGN_OR_RETURN(auto file, files.map(shard));
@@ -119,8 +121,21 @@ Result<std::unique_ptr<Checkpoint>> Checkpoint::open(const ModelFiles& files) {
   return checkpoint;
 }
 
+std::unique_ptr<Checkpoint> Checkpoint::of_tensors(std::map<std::string, StoredTensor> tensors,
+                                                   std::shared_ptr<const void> owner) {
+  std::unique_ptr<Checkpoint> checkpoint(new Checkpoint);
+  checkpoint->tensors_ = std::move(tensors);
+  checkpoint->owner_ = std::move(owner);
+  return checkpoint;
+}
+
 int64_t Checkpoint::size_bytes() const {
   int64_t total = 0;
+  if (files_.empty()) {
+    for (const auto& [name, tensor] : tensors_) {
+      total += static_cast<int64_t>(tensor.view.size_bytes());
+    }
+  }
   for (const auto& file : files_) total += static_cast<int64_t>(file->bytes().size());
   return total;
 }

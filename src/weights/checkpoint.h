@@ -20,6 +20,10 @@ class Checkpoint {
   /// missing shards, tensors that the index names but no shard holds, and duplicates.
   static Result<std::unique_ptr<Checkpoint>> open(const ModelFiles& files);
 
+  /// Tensors in memory that `owner` keeps, by canonical names.
+  static std::unique_ptr<Checkpoint> of_tensors(std::map<std::string, StoredTensor> tensors,
+                                                std::shared_ptr<const void> owner);
+
   /// Re-saved files may carry a leading "model.", which is dropped here.
   static std::string canonical_name(const std::string& name);
 
@@ -44,6 +48,7 @@ class Checkpoint {
 
  private:
   std::vector<std::shared_ptr<MappedFile>> files_;
+  std::shared_ptr<const void> owner_;            // of tensors that no file holds
   std::map<std::string, StoredTensor> tensors_;  // names without a leading "model."
   mutable std::map<std::string, bool> used_;
 };

@@ -58,4 +58,17 @@ int64_t SafetensorsLayout::offset(const std::string& name) const {
   return static_cast<int64_t>(header_.size()) + found->second;
 }
 
+std::string safetensors_index(const std::map<std::string, std::string>& shard_of,
+                              int64_t data_bytes) {
+  std::string index = fmt::format(
+      "{{\n  \"metadata\": {{\n    \"total_size\": {}\n  }},\n  \"weight_map\": {{", data_bytes);
+  const char* comma = "";
+  for (const auto& [name, shard] : shard_of) {
+    index += fmt::format("{}\n    {}: {}", comma, to_json(json::string(name)),
+                         to_json(json::string(shard)));
+    comma = ",";
+  }
+  return index + "\n  }\n}\n";
+}
+
 }  // namespace videre

@@ -35,4 +35,8 @@ class SafetensorsLayout {
   int64_t data_bytes_ = 0;
 };
 
+/// The text of model.safetensors.index.json: which shard holds each tensor.
+std::string safetensors_index(const std::map<std::string, std::string>& shard_of,
+                              int64_t data_bytes);
+
 }  // namespace videre
