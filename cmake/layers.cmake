@@ -1,6 +1,7 @@
 # One static library and one test program a layer; files join by name:
 #   X.cc           the library            X_test.cc   the layer's tests
 #   X_avx2.cc, X_avx512.cc                compiled for that instruction set, chosen at run time
+set(VIDERE_TEST_DATA_DIR ${CMAKE_SOURCE_DIR}/tests CACHE STRING "Where test programs look for their files")
 set(VIDERE_WARNINGS -Wall -Wextra -Wno-missing-field-initializers)
 
 add_library(videre_options INTERFACE)
@@ -77,7 +78,7 @@ function(videre_layer name)
         target_link_libraries(${name}_test PRIVATE videre_emulated)
       endif()
     endif()
-    target_compile_definitions(${name}_test PRIVATE VIDERE_TEST_DATA="${CMAKE_SOURCE_DIR}/tests")
+    target_compile_definitions(${name}_test PRIVATE VIDERE_TEST_DATA="${VIDERE_TEST_DATA_DIR}")
     add_test(NAME ${name} COMMAND ${name}_test)
     set_tests_properties(${name} PROPERTIES TIMEOUT 600)
   endif()

@@ -79,6 +79,21 @@ inline float fast_exp2(float x) { return std::exp2(x); }
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   emulated_mma_bf16(d, a, b);
 }
+/// The same with half-precision inputs.
+inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  emulated_mma_f16(d, a, b);
+}
+/// Lanes hold an 8x8 matrix of 16-bit elements, lane (g, t) those at (g, 2t), (g, 2t+1); gives its transpose.
+inline uint32_t transpose8x8(uint32_t pair) { return emulated_transpose8x8(pair); }
+/// Two floats as half precision, cut off at its largest value.
+inline uint32_t pack_half(float low, float high) {
+  const auto part = [](float v) { return static_cast<_Float16>(std::clamp(v, -65504.0f, 65504.0f)); };
+  return std::bit_cast<uint16_t>(part(low)) | uint32_t{std::bit_cast<uint16_t>(part(high))} << 16;
+}
+/// Two e4m3 codes (low byte first) as a pair of half precision: exact.
+inline uint32_t e4m3_pair_to_half(uint16_t codes) {
+  return pack_half(e4m3_to_float(codes & 0xff), e4m3_to_float(codes >> 8));
+}
 /// The same with float inputs rounded to tf32, 16x8x8: a (g, t), (g+8, t), (g, t+4), (g+8, t+4);
 /// b (t, g), (t+4, g).
 inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -97,13 +112,13 @@ inline void commit_copies() {}
 template <int kPending>
 void wait_copies() {}
 
-/// 16 bytes that are read once: past L1, first to be evicted.
+/// 16 bytes that are read once: past L1.
 inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
+/// 16 bytes that another block of the same kernel wrote: from L2.
+inline float4 load_written16(const float4* global) { return *global; }
 /// 16 bytes of memory that this kernel also writes: read once, written once a step.
 inline uint4 load_stream16(const void* global) { return *static_cast<const uint4*>(global); }
 inline void store_stream16(void* global, uint4 value) { *static_cast<uint4*>(global) = value; }
-/// 16 bytes that another block of the same kernel wrote: from L2.
-inline float4 load_written16(const float4* global) { return *global; }
 
 #define VIDERE_DYNAMIC_SHARED(name) char* const name = ::videre::cuda::emulated_shared()
 
@@ -225,6 +240,37 @@ __device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+__device__ __forceinline__ void mma_f16(float (&d)[4], const uint32_t (&a)[4],
+                                        const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+__device__ __forceinline__ uint32_t transpose8x8(uint32_t pair) {
+  uint32_t out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+  return out;
+}
+__device__ __forceinline__ uint32_t pack_half(float low, float high) {
+  uint32_t out;
+  low = fminf(fmaxf(low, -65504.0f), 65504.0f);
+  high = fminf(fmaxf(high, -65504.0f), 65504.0f);
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+__device__ __forceinline__ uint32_t e4m3_pair_to_half(uint16_t codes) {
+  uint32_t out;
+#if __CUDA_ARCH__ >= 890 || !defined(__CUDA_ARCH__)
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(out) : "h"(codes));
+#else  // the bits moved into place, then 2^8 for the exponents' different biases; NaN comes out as 480
+  const uint32_t wide = (codes & 0xffu) << 8 | (codes & 0xff00u) << 16;
+  const uint32_t bits = (wide & 0x80008000u) | ((wide >> 1) & 0x3f803f80u);
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(bits), "r"(0x5c005c00u));
+#endif
+  return out;
+}
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
@@ -249,7 +295,7 @@ __device__ __forceinline__ void wait_copies() {
 }
 __device__ __forceinline__ uint4 load_once16(const void* global) {
   uint4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global));
   return out;
 }
