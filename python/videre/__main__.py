@@ -7,7 +7,7 @@ def main() -> None:
     from . import _videre
 
     try:
-        code = _videre.main(["videre", *sys.argv[1:]])
+        code = _videre.main(["videre", *sys.argv[1:]], [sys.executable, "-m", "videre"])
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

@@ -20,7 +20,7 @@ double seconds(Clock::duration time) { return std::chrono::duration<double>(time
 // With `plain`, those of printable ASCII without "<", which survive the way through text.
 std::vector<int32_t> random_ids(const Engine& engine, int64_t count, bool plain,
                                 std::mt19937_64& random) {
-  const auto vocabulary = static_cast<uint64_t>(engine.info().vocab_size);
+  const auto vocabulary = static_cast<uint64_t>(std::max(1, engine.info().vocab_size));
   std::vector<int32_t> ids;
   ids.reserve(static_cast<size_t>(count));
   for (int64_t tries = 0; static_cast<int64_t>(ids.size()) < count; ++tries) {
@@ -153,6 +153,10 @@ Result<BatchTimes> run_batch(Engine& engine, std::vector<Request> requests,
       VIDERE_ASSIGN_OR_RETURN(const auto deltas,
                               generations[i]->read(std::chrono::milliseconds(0)));
       if (deltas.empty()) continue;
+      if (deltas.back().finish_reason == FinishReason::kAbort) {
+        return make_error(ErrorCode::kCancelled, "", "request {} was ended before its last token",
+                          i);
+      }
       RequestTimes& request = times.requests[i];
       request.last_s = seconds(Clock::now() - submitted[i]);
       if (request.first_s == 0) request.first_s = request.last_s;

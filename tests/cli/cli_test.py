@@ -97,7 +97,7 @@ def run_flags(case):
 class Help(Case):
     COMMANDS = [['serve'], ['run'], ['inspect'], ['inspect', 'tokens'], ['inspect', 'dump'], ['tokenize'],
                 ['detokenize'], ['quantize'], ['export'],
-                ['bench', 'accuracy']]
+                ['bench', 'latency'], ['bench', 'throughput'], ['bench', 'startup'], ['bench', 'accuracy']]
 
     def test_overview(self):
         text = self.ok()

@@ -49,6 +49,15 @@ class Alone(Case):
         self.assertEqual(done.returncode, 2)
         self.assertIn("--port", done.stderr)
 
+    def test_the_command_starts_itself_again(self):
+        import json
+
+        command = [sys.executable, "-m", "videre", "bench", "startup", MODEL, "--num-iters", "1", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        times = json.loads(done.stdout)
+        self.assertGreater(times["first_token"]["min"], times["ready"]["min"])
+
     def test_the_built_in_model_answers(self):
         try:
             llm = LLM(max_model_len=2048)
