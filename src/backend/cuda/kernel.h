@@ -112,7 +112,7 @@ inline void commit_copies() {}
 template <int kPending>
 void wait_copies() {}
 
-/// 16 bytes that are read once: past L1.
+/// 16 bytes that are read once: past L1. In order with the barriers and waits around it.
 inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
 /// 16 bytes that another block of the same kernel wrote: from L2.
 inline float4 load_written16(const float4* global) { return *global; }
@@ -293,10 +293,11 @@ template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
+// Not `nc`: such loads the assembler moves behind wait_for_previous.
 __device__ __forceinline__ uint4 load_once16(const void* global) {
   uint4 out;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global));
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global) : "memory");
   return out;
 }
 __device__ __forceinline__ uint4 load_stream16(const void* global) {

@@ -145,10 +145,12 @@ void CudaBackend::do_linear(View out, const Operand& x, const Weight& weight) {
   const bool on_tensor_cores = x.data.dtype() == DType::kBF16 && in_pieces(stored, args);
   if (on_tensor_cores && args.rows <= kDecodeRows) {
     const DecodePlan plan = plan_decode(stored, args.rows, args.n, args.k, info_.num_multiprocessors);
-    float* parts = plan.part_bytes > 0 ? static_cast<float*>(scratch(plan.part_bytes)) : nullptr;
-    run_decode(plan, stored, args, parts, arrivals_, stream_);
-    if (synchronous_) synchronize(stream_);
-    return;
+    if (plan.tiles > 0) {
+      float* parts = plan.part_bytes > 0 ? static_cast<float*>(scratch(plan.part_bytes)) : nullptr;
+      run_decode(plan, stored, args, parts, arrivals_, stream_);
+      if (synchronous_) synchronize(stream_);
+      return;
+    }
   }
   with_type(x.data.dtype(), [&]<typename T>(T) {
     constexpr int64_t kMaxRows = int64_t{65535} * kTile;  // of a grid

@@ -94,6 +94,7 @@ struct DecodePlan {
 };
 constexpr int64_t kDecodeRows = 64;
 constexpr int64_t kMaxDecodeTiles = 16384;  // that have an arrival counter
+/// `tiles` comes out as 0 when there are more than kMaxDecodeTiles.
 DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int num_multiprocessors);
 /// `parts` is scratch, `arrivals` are kMaxDecodeTiles zeros that stay zeros after each kernel.
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, float* parts, uint32_t* arrivals,

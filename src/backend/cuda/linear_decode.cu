@@ -65,16 +65,16 @@ __device__ __forceinline__ void unpack(const uint4& piece, int h, uint32_t scale
 
 template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
 __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 ? 1 : 2)
-    decode_kernel(LinearArgs p, int splits, float* parts, uint32_t* arrivals) {
+    decode_kernel(LinearArgs p, int chunks_a_split, float* parts, uint32_t* arrivals) {
   using Shape = DecodeShape<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>;
   VIDERE_DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int warp_n = warp % kWarpsN, warp_k = warp / kWarpsN;
-  const int tile = static_cast<int>(blockIdx.x) / splits, split = static_cast<int>(blockIdx.x) % splits;
+  const int tile = static_cast<int>(blockIdx.y), split = static_cast<int>(blockIdx.x);
+  const int splits = static_cast<int>(gridDim.x);
   const int k = static_cast<int>(p.k), rows = static_cast<int>(p.rows);
   const int chunks = (k + Shape::kChunk - 1) / Shape::kChunk;
-  const int begin = static_cast<int>(static_cast<int64_t>(chunks) * split / splits);
-  const int end = static_cast<int>(static_cast<int64_t>(chunks) * (split + 1) / splits);
+  const int begin = min(chunks_a_split * split, chunks), end = min(begin + chunks_a_split, chunks);
 
   // Past the last weight row the last one is read again; its sums go nowhere.
   const int64_t first_row = static_cast<int64_t>(tile) * Shape::kTileN + 16 * warp_n;
@@ -116,6 +116,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
     char* to = shared + stage % kRing * stage_bytes;
     const int first = (begin + stage * kAhead * kWarpsK) * Shape::kChunk;
     const BF16* x = static_cast<const BF16*>(p.x);
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < rows * kCopies; i += Shape::kThreads) {
       const int row = i / kCopies, column = first + i % kCopies * 8;
       const bool valid = column < last_k;
@@ -195,6 +196,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
     }
   };
   if (splits == 1) {
+#pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
       store(i / kQuads, i % kQuads, met_at(i / kQuads, i % kQuads));
     }
@@ -203,6 +205,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
 
   __shared__ bool is_last;
   float4* const tile_parts = reinterpret_cast<float4*>(parts) + static_cast<int64_t>(tile) * splits * rows * kQuads;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
     tile_parts[static_cast<int64_t>(split) * rows * kQuads + i] = met_at(i / kQuads, i % kQuads);
   }
@@ -215,6 +218,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
   __syncthreads();
   if (!is_last) return;
   __threadfence();
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
     float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 4
@@ -230,11 +234,11 @@ template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
 void run_as(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals, Stream stream) {
   using Shape = DecodeShape<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>;
   launch(decode_kernel<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>,
-         {.grid = dim3(plan.tiles * plan.splits),
+         {.grid = dim3(plan.splits, plan.tiles),
           .block = dim3(Shape::kThreads),
           .shared_bytes = Shape::shared_bytes(args.rows),
           .overlap = true},
-         stream, args, plan.splits, parts, arrivals);
+         stream, args, static_cast<int>(ceil_div(ceil_div(args.k, Shape::kChunk), plan.splits)), parts, arrivals);
 }
 
 template <Stored kStored>
@@ -259,6 +263,7 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
   const int warps_k = std::max(8 / plan.warps_n, 1);
   const int64_t tile_rows = 16 * plan.warps_n;
   plan.tiles = ceil_div(n, tile_rows);
+  if (plan.tiles > kMaxDecodeTiles) return DecodePlan{};
   const int64_t chunks = ceil_div(k, stored == Stored::kBF16 ? 64 : 128);
   const double bytes_of_k = stored == Stored::kBF16 ? 2 : stored == Stored::kFp8 ? 1 : 0.5625;
 
@@ -283,7 +288,7 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
       plan.splits = splits;
     }
   }
-  if (plan.tiles > kMaxDecodeTiles) plan.splits = 1;
+  plan.splits = static_cast<int>(ceil_div(chunks, ceil_div(chunks, plan.splits)));  // none without a chunk
   plan.part_bytes = plan.splits == 1 ? 0 : plan.tiles * plan.splits * tile_rows * rows * 4;
   return plan;
 }
