@@ -195,10 +195,12 @@ namespace {
 float bf16_part(uint32_t word, int which) {
   return std::bit_cast<float>(which == 0 ? word << 16 : word & 0xffff0000u);
 }
+float f16_part(uint32_t word, int which) {
+  return half_to_float(static_cast<uint16_t>(word >> (16 * which)));
+}
 
-}  // namespace
-
-void emulated_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <float kPart(uint32_t, int)>
+void mma_16bit(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const int lane = emulated_lane(), g = lane / 4, t = lane % 4;
   uint32_t left[32 * 4];
   std::memcpy(left, emulated_exchange(0xffffffffu, a), sizeof(left));
@@ -211,10 +213,27 @@ void emulated_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b
       const int word = (row >= 8 ? 1 : 0) + (k >= 8 ? 2 : 0);
       const uint32_t x = left[4 * (row % 8 * 4 + k % 8 / 2) + word];
       const uint32_t y = right[4 * (column * 4 + k % 8 / 2) + (k >= 8 ? 1 : 0)];
-      sum += bf16_part(x, k % 2) * bf16_part(y, k % 2);
+      sum += kPart(x, k % 2) * kPart(y, k % 2);
     }
     d[i] += sum;
   }
+}
+
+}  // namespace
+
+void emulated_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_16bit<bf16_part>(d, a, b);
+}
+void emulated_mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  mma_16bit<f16_part>(d, a, b);
+}
+
+uint32_t emulated_transpose8x8(uint32_t pair) {
+  const int lane = emulated_lane(), g = lane / 4, t = lane % 4;
+  const uint32_t words[4] = {pair, 0, 0, 0};
+  const uint32_t* all = emulated_exchange(0xffffffffu, words);
+  const auto element = [&](int i, int j) { return all[4 * (4 * i + j / 2)] >> (16 * (j % 2)) & 0xffff; };
+  return element(2 * t, g) | element(2 * t + 1, g) << 16;
 }
 
 void emulated_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {

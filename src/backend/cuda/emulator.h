@@ -62,7 +62,9 @@ int emulated_lane();
 const uint32_t* emulated_exchange(uint32_t lanes, const uint32_t (&words)[4]);
 
 void emulated_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+void emulated_mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void emulated_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+uint32_t emulated_transpose8x8(uint32_t pair);
 void emulated_ldmatrix4(uint32_t (&r)[4], const void* row, bool transposed);
 void emulated_copy16(void* shared, const void* global, bool valid);
 
@@ -144,6 +146,14 @@ inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t{y} << 32 | x;
+  unsigned out = 0;
+  for (int i = 0; i < 4; ++i) {
+    out |= static_cast<unsigned>(bytes >> (8 * (selector >> (4 * i) & 7)) & 0xff) << (8 * i);
+  }
+  return out;
+}
 inline float __fmul_rn(float a, float b) { volatile float out = a * b; return out; }
 inline float __fadd_rn(float a, float b) { volatile float out = a + b; return out; }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
