@@ -27,6 +27,7 @@ constexpr Command kCommands[] = {
      "the exact prompt that a request becomes"},
     {"inspect dump", nullptr, "MODEL --observe REGEX --out DIR",
      "named tensors of every stage as .npy files"},
+    {"inspect init-config", nullptr, "NAME DST", "the real model's sizes, for measuring speed"},
     {"quantize", quantize_command, "SRC DST --format F", "a checkpoint to FP8 or NVFP4"},
     {"export", export_command, "DST", "the built-in model as a folder"},
     {"bench", bench_command, "latency [MODEL] [flags]",

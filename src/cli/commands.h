@@ -15,8 +15,9 @@ const std::vector<std::string>& program_words();
 
 int serve_command(const std::vector<std::string>& arguments);
 int run_command(const std::vector<std::string>& arguments);
-/// MODEL; `tokens MODEL`; `dump MODEL`.
+/// MODEL; `tokens MODEL`; `dump MODEL`; `init-config NAME DST`.
 int inspect_command(const std::vector<std::string>& arguments);
+int init_config_command(const std::vector<std::string>& arguments);
 /// SRC DST --format fp8|nvfp4.
 int quantize_command(const std::vector<std::string>& arguments);
 int export_command(const std::vector<std::string>& arguments);

@@ -225,10 +225,14 @@ int inspect_command(const std::vector<std::string>& arguments) {
   if (!arguments.empty() && arguments[0] == "dump") {
     return dump_command({arguments.begin() + 1, arguments.end()});
   }
+  if (!arguments.empty() && arguments[0] == "init-config") {
+    return init_config_command({arguments.begin() + 1, arguments.end()});
+  }
   CLI::App app("Config, tensors, precision and memory plan of a checkpoint.", "videre inspect");
   app.footer(
       "videre inspect tokens MODEL --request R.json: the exact prompt of a request.\n"
-      "videre inspect dump MODEL --ids I.json --out DIR: tensors of every stage.");
+      "videre inspect dump MODEL --ids I.json --out DIR: tensors of every stage.\n"
+      "videre inspect init-config NAME DST: a folder with the real model's sizes.");
   InspectFlags flags;
   app.add_flag("--json", flags.json, "one JSON object");
   return run_inspect(app, flags, arguments, inspect_model);

@@ -119,6 +119,12 @@ std::optional<std::string> byte_level_decode(std::string_view token) {
   return bytes;
 }
 
+std::string byte_level_encode(std::string_view bytes) {
+  std::string token;
+  for (const char byte : bytes) append_utf8(token, kAlphabet.of_byte[static_cast<uint8_t>(byte)]);
+  return token;
+}
+
 Result<Bpe> Bpe::read(const json::value& model) {
   if (!model.is_object()) return invalid_model("tokenizer.json has no object \"model\"");
   if (const json::value* type = json_find(model, "type"); type && *type != "BPE") {

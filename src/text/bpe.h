@@ -17,6 +17,9 @@ namespace videre {
 /// Bytes of `token` when all its characters are of the byte-level alphabet.
 std::optional<std::string> byte_level_decode(std::string_view token);
 
+/// `bytes` in the byte-level alphabet, as vocabularies spell them.
+std::string byte_level_encode(std::string_view bytes);
+
 /// Immutable once read.
 class Bpe {
  public:
