@@ -109,21 +109,6 @@ __global__ void pick_any(AnyRows dst, AnyRows src, int64_t width, RowPick pick) 
   }
 }
 
-RowMap in_words(RowMap map, int64_t size, int64_t word) {
-  for (int64_t& stride : map.strides) stride = stride * size / word;
-  return map;
-}
-
-// Calls fn with a value of the widest word that both views' rows are made of.
-template <typename Fn>
-void with_word(const ConstView& a, const ConstView& b, Fn&& fn) {
-  const auto aligned = [&](int bytes) { return aligned_rows(a, bytes) && aligned_rows(b, bytes); };
-  if (aligned(16)) return fn(uint4{});
-  if (aligned(4)) return fn(uint32_t{});
-  if (aligned(2)) return fn(uint16_t{});
-  fn(uint8_t{});
-}
-
 template <typename Launch>
 void pick_rows(View out, ConstView src, const RowPick& pick, Launch&& launch) {
   const int64_t width = out.dim(1), size = static_cast<int64_t>(dtype_size(out.dtype()));
@@ -135,7 +120,7 @@ void pick_rows(View out, ConstView src, const RowPick& pick, Launch&& launch) {
                     0, true},
         any_rows(out), any_rows(src), width, pick);
   }
-  with_word(out, src, [&](auto word) {
+  with_word(out, src, width * size, [&](auto word) {
     using Word = decltype(word);
     const int64_t words = width * size / static_cast<int64_t>(sizeof(Word));
     const auto stride = [&](const ConstView& view) {
@@ -158,7 +143,7 @@ void CudaBackend::do_copy(View dst, ConstView src) {
     return run(convert_kernel, shape, any_rows(dst), any_rows(src), src.dim(-1), src.numel());
   }
   const int64_t size = static_cast<int64_t>(dtype_size(src.dtype()));
-  with_word(dst, src, [&](auto word) {
+  with_word(dst, src, src.dim(-1) * size, [&](auto word) {
     using Word = decltype(word);
     const int64_t bytes = sizeof(Word), words = src.numel() * size / bytes;
     const bool dense = dst.contiguous() && src.contiguous();

@@ -34,6 +34,27 @@ inline RowMap row_map(const ConstView& view) {
   return map;
 }
 
+/// A map of elements of `size` bytes in words of `word` bytes.
+inline RowMap in_words(RowMap map, int64_t size, int64_t word) {
+  for (int64_t& stride : map.strides) stride = stride * size / word;
+  return map;
+}
+
+#if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)
+/// Calls fn with a value of the widest word in which runs of `run_bytes` of both views' rows can be
+/// moved.
+template <typename Fn>
+void with_word(const ConstView& a, const ConstView& b, int64_t run_bytes, Fn&& fn) {
+  const auto fits = [&](int bytes) {
+    return run_bytes % bytes == 0 && aligned_rows(a, bytes) && aligned_rows(b, bytes);
+  };
+  if (fits(16)) return fn(uint4{});
+  if (fits(4)) return fn(uint32_t{});
+  if (fits(2)) return fn(uint16_t{});
+  fn(uint8_t{});
+}
+#endif
+
 /// Rows of any float dtype, an element at a time: for what the fast kernels do not take.
 struct AnyRows {
   void* data = nullptr;
