@@ -11,12 +11,21 @@
 namespace videre::testing {
 namespace {
 
-class Ops : public ::testing::TestWithParam<std::pair<std::string, DType>> {
+struct OpsParam {
+  std::string device;
+  DType dtype;
+  bool aligned;  // rows start at multiples of 16 bytes where their width allows
+};
+
+class Ops : public ::testing::TestWithParam<OpsParam> {
  protected:
-  Ops() : be_(make_backend(GetParam().first)) {}
-  DType dtype() const { return GetParam().second; }
+  Ops() : be_(make_backend(GetParam().device)) {}
+  DType dtype() const { return GetParam().dtype; }
+  Island island(DType dtype, Shape shape, const std::vector<float>& values) const {
+    return Island(dtype, shape, values, GetParam().aligned);
+  }
   Island random(Shape shape, uint32_t seed, float scale = 1) const {
-    return Island(dtype(), shape, random_values(shape.numel(), seed, scale));
+    return island(dtype(), shape, random_values(shape.numel(), seed, scale));
   }
   void expect(const Island& got, const std::vector<double>& expected, const std::string& what) {
     expect_near(got.values(), expected, dtype(), 2e-6, 2e-6, what);
@@ -30,9 +39,10 @@ class Ops : public ::testing::TestWithParam<std::pair<std::string, DType>> {
   std::unique_ptr<Backend> be_;
 };
 
-const std::vector<Shape> kShapes = {Shape{0, 5},  Shape{1, 1},   Shape{3, 2},    Shape{2, 15},
-                                    Shape{5, 16}, Shape{7, 17},  Shape{2, 33},   Shape{1, 64},
-                                    Shape{9, 80}, Shape{3, 257}, Shape{70, 300}, Shape{2, 5120}};
+const std::vector<Shape> kShapes = {Shape{0, 5},    Shape{1, 1},    Shape{3, 2},    Shape{2, 15},
+                                    Shape{5, 16},   Shape{7, 17},   Shape{2, 33},   Shape{1, 64},
+                                    Shape{9, 80},   Shape{3, 257},  Shape{70, 300}, Shape{2, 5120},
+                                    Shape{3, 2056}, Shape{1, 8200}, Shape{1, 40000}};
 
 std::vector<double> normed(const std::vector<float>& x, const std::vector<float>& weight,
                            double eps) {
@@ -95,7 +105,7 @@ TEST_P(Ops, RmsNorm) {
 }
 
 TEST_P(Ops, ResidualInFloat) {
-  const Island residual(DType::kF32, Shape{4, 100}, random_values(400, 1));
+  const Island residual = island(DType::kF32, Shape{4, 100}, random_values(400, 1));
   const Island x = random(Shape{4, 100}, 2, 1e-3f), out = random(Shape{4, 100}, 3);
   const Tensor weight = random_tensor(DType::kF32, Shape{100}, 4);
   const std::vector<float> sum = sums(residual, x);
@@ -134,7 +144,8 @@ TEST_P(Ops, GatedRmsNorm) {
                                                                        {{2, 96}, 48},
                                                                        {{4, 51}, 17},
                                                                        {{2, 300}, 30},
-                                                                       {{3, 1280}, 160}}) {
+                                                                       {{3, 1280}, 160},
+                                                                       {{2, 2560}, 1280}}) {
     const Tensor weight = random_tensor(DType::kBF16, Shape{shape[1]}, ++seed);
     const Island y = random(shape, ++seed, 2), z = random(shape, ++seed, 4);
     const Island out = random(shape, ++seed);
@@ -176,7 +187,7 @@ TEST_P(Ops, Pointwise) {
     for (size_t i = 0; i < xs.size(); ++i) {
       scaled.push_back(double{xs[i]} * gammas[i % shape[1]]);
     }
-    const Island product(dtype(), shape, xs);
+    const Island product = island(dtype(), shape, xs);
     be_->scale_columns(product, gamma);
     expect(product, scaled, "scale_columns " + shape.to_string());
 
@@ -187,11 +198,30 @@ TEST_P(Ops, Pointwise) {
   }
 }
 
+TEST_P(Ops, PointwiseOverManyBlocks) {
+  for (const Shape& shape : {Shape{37, 8200}, Shape{1, 300000}}) {
+    const Island x = random(shape, 1, 3), y = random(shape, 2), out = random(shape, 3);
+    const Tensor gamma = random_tensor(DType::kF32, Shape{shape[1]}, 4);
+    const std::vector<float> xs = x.values(), gammas = values_of(gamma), sum = sums(x, y);
+    be_->relu2({out.view()}, x);
+    std::vector<double> expected;
+    for (const float v : xs) expected.push_back(v > 0 ? double{v} * v : 0);
+    expect(out, expected, "relu2");
+    be_->copy(out, x);
+    EXPECT_EQ(out.values(), xs);
+    be_->scale_columns(out, gamma);
+    for (size_t i = 0; i < xs.size(); ++i) expected[i] = double{xs[i]} * gammas[i % shape[1]];
+    expect(out, expected, "scale_columns");
+    be_->add(x, y);
+    EXPECT_EQ(x.values(), sum);
+  }
+}
+
 TEST_P(Ops, PointwiseAtTheEdges) {
   const float inf = INFINITY;
   const std::vector<float> values{0.0f, -0.0f, 1e-30f, -1e-30f, 30, -30, 100, -100, 1e18f, inf, -5};
   const int64_t n = std::ssize(values);
-  const Island x(dtype(), Shape{1, n}, values), out(dtype(), Shape{1, n});
+  const Island x = island(dtype(), Shape{1, n}, values), out = random(Shape{1, n}, 1);
   be_->gelu({out.view()}, x);
   std::vector<float> got = out.values();
   EXPECT_EQ(got[0], 0);
@@ -210,12 +240,26 @@ TEST_P(Ops, PointwiseAtTheEdges) {
 TEST_P(Ops, CopyBetweenDtypes) {
   for (const DType from : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const DType to : {DType::kF32, DType::kBF16, DType::kF16}) {
-      const Island x(from, Shape{3, 2, 37}, random_values(3 * 2 * 37, 5));
-      const Island out(to, Shape{3, 2, 37});
+      const Island x = island(from, Shape{3, 2, 37}, random_values(3 * 2 * 37, 5));
+      const Island out = island(to, Shape{3, 2, 37}, std::vector<float>(3 * 2 * 37));
       be_->copy(out, x);
       EXPECT_EQ(out.values(), values_of(make_tensor(to, Shape{3, 2, 37}, x.values())));
       EXPECT_TRUE(out.untouched_around());
     }
+  }
+  // What only moves: codes and bytes too, and outer dims that no single stride walks.
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF8E4M3, DType::kU8, DType::kI32}) {
+    std::vector<float> values(4 * 3 * 5 * 32);
+    for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 13);
+    const Island x = island(dtype, Shape{4, 3, 5, 32}, values);
+    const Island out = island(dtype, Shape{4, 3, 5, 32}, std::vector<float>(values.size()));
+    be_->copy(out, x);
+    EXPECT_EQ(out.values(), values);
+    const View part = x.view().slice(1, 1, 3).slice(2, 0, 4);
+    const Island small = island(dtype, Shape{4, 2, 4, 32}, std::vector<float>(4 * 2 * 4 * 32));
+    be_->copy(small, part);
+    EXPECT_EQ(small.values(), values_of(part));
+    EXPECT_TRUE(small.untouched_around());
   }
 }
 
@@ -239,20 +283,24 @@ TEST_P(Ops, ZeroUploadDownload) {
 
 TEST_P(Ops, NormalizePixels) {
   const std::array<float, 3> mean{0.48f, 0.45f, 0.4f}, std{0.26f, 0.27f, 0.28f};
-  std::vector<float> bytes(2 * 3 * 9 * 21);
-  for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<float>(i * 37 % 256);
-  const Island rgb(DType::kU8, Shape{2, 3, 9, 21}, bytes), out = random(Shape{2, 3, 9, 21}, 1);
-  be_->normalize_pixels(out, rgb, mean, std);
-  std::vector<double> expected;
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    const size_t channel = i / (9 * 21) % 3;
-    expected.push_back((bytes[i] / 255.0 - mean[channel]) / std[channel]);
+  for (const int width : {21, 48}) {
+    const Shape shape{2, 3, 9, width};
+    std::vector<float> bytes(shape.numel());
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<float>(i * 37 % 256);
+    const Island rgb = island(DType::kU8, shape, bytes), out = random(shape, 1);
+    be_->normalize_pixels(out, rgb, mean, std);
+    std::vector<double> expected;
+    for (size_t i = 0; i < bytes.size(); ++i) {
+      const size_t channel = i / (9 * width) % 3;
+      expected.push_back((bytes[i] / 255.0 - mean[channel]) / std[channel]);
+    }
+    expect(out, expected, "normalize_pixels");
   }
-  expect(out, expected, "normalize_pixels");
 }
 
 TEST_P(Ops, Patchify) {
-  for (const auto& [height, width, p] : {std::tuple{4, 4, 4}, {6, 10, 2}, {32, 16, 16}}) {
+  for (const auto& [height, width, p] :
+       {std::tuple{4, 4, 4}, {6, 10, 2}, {32, 16, 16}, {16, 48, 8}}) {
     const Island pixels = random(Shape{2, 3, height, width}, 7);
     const int rows = height / p, cols = width / p;
     const Island out = random(Shape{2, rows * cols, 3 * p * p}, 8);
@@ -279,27 +327,32 @@ TEST_P(Ops, Patchify) {
 }
 
 TEST_P(Ops, AssembleTokens) {
-  const Island patches = random(Shape{3, 6, 11}, 1);
-  const Tensor positions = random_tensor(DType::kBF16, Shape{6, 11}, 2);
-  const Tensor prefix = random_tensor(DType::kF32, Shape{4, 11}, 3);
-  const Island out = random(Shape{3, 10, 11}, 4);
-  be_->assemble_tokens(out, patches, positions, prefix);
-  std::vector<double> expected;
-  const std::vector<float> p = patches.values(), t = values_of(positions), c = values_of(prefix);
-  for (int tile = 0; tile < 3; ++tile) {
-    expected.insert(expected.end(), c.begin(), c.end());
-    for (int i = 0; i < 66; ++i) expected.push_back(double{p[tile * 66 + i]} + t[i]);
+  for (const int width : {11, 24}) {
+    const Island patches = random(Shape{3, 6, width}, 1);
+    const Tensor positions = random_tensor(DType::kBF16, Shape{6, width}, 2);
+    const Tensor prefix = random_tensor(DType::kF32, Shape{4, width}, 3);
+    const Island out = random(Shape{3, 10, width}, 4);
+    be_->assemble_tokens(out, patches, positions, prefix);
+    std::vector<double> expected;
+    const std::vector<float> p = patches.values(), t = values_of(positions), c = values_of(prefix);
+    for (int tile = 0; tile < 3; ++tile) {
+      expected.insert(expected.end(), c.begin(), c.end());
+      for (int i = 0; i < 6 * width; ++i)
+        expected.push_back(double{p[tile * 6 * width + i]} + t[i]);
+    }
+    expect(out, expected, "assemble_tokens");
   }
-  expect(out, expected, "assemble_tokens");
 }
 
 TEST_P(Ops, PixelShuffle) {
-  for (const bool transposed : {false, true}) {
-    const int rows = 4, cols = 6, f = 2, width = 5;
-    const Island x = random(Shape{2, rows * cols, width}, 5);
+  for (const auto& [width, transposed] :
+       {std::pair{5, false}, {5, true}, {6, true}, {16, false}, {32, true}}) {
+    const int rows = 4, cols = 6, f = 2;
+    const Island all = random(Shape{2, 3 + rows * cols, width}, 5);
+    const View x = all.view().slice(1, 3, 3 + rows * cols);  // tiles lie apart
     const Island out = random(Shape{2, rows * cols / 4, 4 * width}, 6);
     be_->pixel_shuffle(out, x, rows, cols, f, transposed);
-    const std::vector<float> from = x.values(), got = out.values();
+    const std::vector<float> from = values_of(x), got = out.values();
     for (int tile = 0; tile < 2; ++tile) {
       for (int i = 0; i < rows / f; ++i) {
         for (int j = 0; j < cols / f; ++j) {
@@ -322,97 +375,108 @@ TEST_P(Ops, PixelShuffle) {
 }
 
 TEST_P(Ops, FrameDissimilarity) {
-  const int tokens = 3, frames = 4, width = 45;
-  const Island rows = random(Shape{frames * tokens, width}, 1);
-  const Island previous = random(Shape{tokens, width}, 2);
-  const std::vector<float> now = rows.values(), before = previous.values();
-  const auto row = [&](int frame, int token, int i) {
-    return frame < 0 ? before[token * width + i] : now[(frame * tokens + token) * width + i];
-  };
-  for (const bool first : {true, false}) {
-    Tensor out = be_->allocate(DType::kF32, Shape{frames, tokens});
-    be_->frame_dissimilarity(out, rows, first ? ConstView() : ConstView(previous), tokens,
-                             EvsArithmetic::kFloat32);
-    std::vector<double> expected;
-    for (int frame = 0; frame < frames; ++frame) {
-      for (int token = 0; token < tokens; ++token) {
-        double ab = 0, aa = 0, bb = 0;
-        for (int i = 0; i < width; ++i) {
-          ab += double{row(frame, token, i)} * row(frame - 1, token, i);
-          aa += double{row(frame, token, i)} * row(frame, token, i);
-          bb += double{row(frame - 1, token, i)} * row(frame - 1, token, i);
+  for (const int width : {45, 48, 1288}) {
+    const int tokens = 3, frames = 4;
+    const Island rows = random(Shape{frames * tokens, width}, 1);
+    const Island previous = random(Shape{tokens, width}, 2);
+    const std::vector<float> now = rows.values(), before = previous.values();
+    const auto row = [&](int frame, int token, int i) {
+      return frame < 0 ? before[token * width + i] : now[(frame * tokens + token) * width + i];
+    };
+    for (const bool first : {true, false}) {
+      Tensor out = be_->allocate(DType::kF32, Shape{frames, tokens});
+      be_->frame_dissimilarity(out, rows, first ? ConstView() : ConstView(previous), tokens,
+                               EvsArithmetic::kFloat32);
+      std::vector<double> expected;
+      for (int frame = 0; frame < frames; ++frame) {
+        for (int token = 0; token < tokens; ++token) {
+          double ab = 0, aa = 0, bb = 0;
+          for (int i = 0; i < width; ++i) {
+            ab += double{row(frame, token, i)} * row(frame - 1, token, i);
+            aa += double{row(frame, token, i)} * row(frame, token, i);
+            bb += double{row(frame - 1, token, i)} * row(frame - 1, token, i);
+          }
+          expected.push_back(first && frame == 0 ? 255 : 1 - ab / std::sqrt(aa * bb));
         }
-        expected.push_back(first && frame == 0 ? 255 : 1 - ab / std::sqrt(aa * bb));
       }
-    }
-    expect_near(values_of(out), expected, DType::kF32, 0, 1e-6, "float32");
+      expect_near(values_of(out), expected, DType::kF32, 0, 1e-6, "float32");
 
-    // The same with every intermediate rounded to bfloat16.
-    be_->frame_dissimilarity(out, rows, first ? ConstView() : ConstView(previous), tokens,
-                             EvsArithmetic::kBFloat16);
-    const auto bf16 = [](double v) { return rounded(v, DType::kBF16); };
-    for (int frame = first ? 1 : 0; frame < frames; ++frame) {
-      for (int token = 0; token < tokens; ++token) {
-        double aa = 0, bb = 0, sum = 0;
-        for (int i = 0; i < width; ++i) {
-          aa += double{row(frame, token, i)} * row(frame, token, i);
-          bb += double{row(frame - 1, token, i)} * row(frame - 1, token, i);
+      // The same with every intermediate rounded to bfloat16.
+      be_->frame_dissimilarity(out, rows, first ? ConstView() : ConstView(previous), tokens,
+                               EvsArithmetic::kBFloat16);
+      const auto bf16 = [](double v) { return rounded(v, DType::kBF16); };
+      for (int frame = first ? 1 : 0; frame < frames; ++frame) {
+        for (int token = 0; token < tokens; ++token) {
+          double aa = 0, bb = 0, sum = 0;
+          for (int i = 0; i < width; ++i) {
+            aa += double{row(frame, token, i)} * row(frame, token, i);
+            bb += double{row(frame - 1, token, i)} * row(frame - 1, token, i);
+          }
+          for (int i = 0; i < width; ++i) {
+            const double a = bf16(row(frame, token, i) / bf16(std::sqrt(aa)));
+            sum += bf16(a * bf16(row(frame - 1, token, i) / bf16(std::sqrt(bb))));
+          }
+          const float got = values_of(out)[frame * tokens + token];
+          EXPECT_EQ(got, bf16(1 - bf16(sum))) << frame << ' ' << token;
         }
-        for (int i = 0; i < width; ++i) {
-          const double a = bf16(row(frame, token, i) / bf16(std::sqrt(aa)));
-          sum += bf16(a * bf16(row(frame - 1, token, i) / bf16(std::sqrt(bb))));
-        }
-        const float got = values_of(out)[frame * tokens + token];
-        EXPECT_EQ(got, bf16(1 - bf16(sum))) << frame << ' ' << token;
       }
     }
   }
   // A row of zeros has no direction: the smallest norm stands in.
-  const Tensor zeros = be_->allocate(dtype(), Shape{2, width});
+  const Tensor zeros = be_->allocate(dtype(), Shape{2, 45});
   Tensor out = be_->allocate(DType::kF32, Shape{2, 1});
   be_->frame_dissimilarity(out, zeros, {}, 1, EvsArithmetic::kFloat32);
   EXPECT_EQ(values_of(out), (std::vector<float>{255, 1}));
 }
 
 TEST_P(Ops, EmbedAndGather) {
-  for (const DType table_dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    const Tensor table = random_tensor(table_dtype, Shape{20, 33}, 1);
+  for (const auto& [table_dtype, width] : {std::pair{DType::kF32, 33},
+                                           {DType::kBF16, 33},
+                                           {DType::kF16, 33},
+                                           {DType::kF32, 64},
+                                           {DType::kBF16, 64}}) {
+    const Tensor table = random_tensor(table_dtype, Shape{20, width}, 1);
     const Tensor ids = make_tensor(DType::kI32, Shape{5}, {3, -1, 19, -3, 0});
     const Tensor last = make_tensor(DType::kI32, Shape{3}, {7, 8, 9});
-    const Island out = random(Shape{5, 33}, 2);
+    const Island out = random(Shape{5, width}, 2);
     be_->embed(out, table, ids, last);
     std::vector<float> expected;
     for (const int row : {3, 7, 19, 9, 0}) {
-      const auto values =
-          values_of(make_tensor(dtype(), Shape{1, 33}, values_of(table.view().rows(row, row + 1))));
+      const auto values = values_of(
+          make_tensor(dtype(), Shape{1, width}, values_of(table.view().rows(row, row + 1))));
       expected.insert(expected.end(), values.begin(), values.end());
     }
     EXPECT_EQ(out.values(), expected);
     EXPECT_TRUE(out.untouched_around());
   }
-  const Island src = random(Shape{6, 21}, 3), out = random(Shape{4, 21}, 4);
-  const Tensor rows = make_tensor(DType::kI32, Shape{4}, {5, -1, 0, 5});
-  const std::vector<float> before = out.values(), from = src.values();
-  be_->gather_rows(out, src, rows);
-  const std::vector<float> got = out.values();
-  for (int i = 0; i < 21; ++i) {
-    EXPECT_EQ(got[i], from[5 * 21 + i]);
-    EXPECT_EQ(got[21 + i], before[21 + i]);  // left as it was
-    EXPECT_EQ(got[42 + i], from[i]);
-    EXPECT_EQ(got[63 + i], from[5 * 21 + i]);
+  for (const int width : {21, 64, 9000}) {
+    const Island src = random(Shape{6, width}, 3), out = random(Shape{4, width}, 4);
+    const Tensor rows = make_tensor(DType::kI32, Shape{4}, {5, -1, 0, 5});
+    const std::vector<float> before = out.values(), from = src.values();
+    be_->gather_rows(out, src, rows);
+    const std::vector<float> got = out.values();
+    for (int i = 0; i < width; ++i) {
+      EXPECT_EQ(got[i], from[5 * width + i]);
+      EXPECT_EQ(got[width + i], before[width + i]);  // left as it was
+      EXPECT_EQ(got[2 * width + i], from[i]);
+      EXPECT_EQ(got[3 * width + i], from[5 * width + i]);
+    }
+    EXPECT_TRUE(out.untouched_around());
   }
-  EXPECT_TRUE(out.untouched_around());
 }
 
-std::vector<std::pair<std::string, DType>> params() {
-  std::vector<std::pair<std::string, DType>> all;
-  for (const std::string& isa : devices()) {
-    for (const DType dtype : {DType::kF32, DType::kBF16}) all.emplace_back(isa, dtype);
+std::vector<OpsParam> params() {
+  std::vector<OpsParam> all;
+  for (const std::string& device : devices()) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const bool aligned : {false, true}) all.push_back({device, dtype, aligned});
+    }
   }
   return all;
 }
 INSTANTIATE_TEST_SUITE_P(All, Ops, ::testing::ValuesIn(params()), [](const auto& info) {
-  return info.param.first + (info.param.second == DType::kF32 ? "_float32" : "_bfloat16");
+  return info.param.device + (info.param.dtype == DType::kF32 ? "_float32" : "_bfloat16") +
+         (info.param.aligned ? "_aligned" : "");
 });
 
 }  // namespace

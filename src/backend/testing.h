@@ -176,13 +176,14 @@ inline Tensor random_tensor(DType dtype, Shape shape, uint32_t seed, float scale
   return make_tensor(dtype, shape, random_values(shape.numel(), seed, scale));
 }
 
-/// A view of `shape` inside a larger tensor: rows lie apart, nothing is aligned, and what is around
-/// it must stay as it is.
+/// A view of `shape` inside a larger tensor: rows lie apart, nothing is aligned unless asked for (rows
+/// of 16 elements or multiples then start at whole cache lines), and what is around it must stay as it is.
 class Island {
  public:
-  Island(DType dtype, Shape shape, const std::vector<float>& values) : shape_(shape) {
+  Island(DType dtype, Shape shape, const std::vector<float>& values, bool aligned = false)
+      : shape_(shape), before_(aligned ? 16 : 3), behind_(aligned ? 16 : 5) {
     Shape outer = shape;
-    outer[shape.rank() - 1] += kBefore + kBehind;
+    outer[shape.rank() - 1] += before_ + behind_;
     if (shape.rank() > 1) outer[0] += 1;
     tensor_ = make_host_tensor(dtype, outer);
     std::memset(tensor_.view().raw(), kFill, tensor_.size_bytes());
@@ -194,7 +195,7 @@ class Island {
   View view() const {
     View all = tensor_;
     if (shape_.rank() > 1) all = all.rows(0, shape_[0]);
-    return all.columns(kBefore, kBefore + shape_[shape_.rank() - 1]);
+    return all.columns(before_, before_ + shape_[shape_.rank() - 1]);
   }
   operator View() const { return view(); }       // NOLINT
   operator ConstView() const { return view(); }  // NOLINT
@@ -214,12 +215,11 @@ class Island {
   }
 
  private:
-  static constexpr int64_t kBefore = 3, kBehind = 5;
   static constexpr uint8_t kFill = 0xc3;
 
   size_t offset(int64_t i) const {
     const View part = view();
-    int64_t at = kBefore;
+    int64_t at = before_;
     for (int axis = part.rank() - 1; axis >= 0; --axis) {
       at += i % part.dim(axis) * part.stride(axis);
       i /= part.dim(axis);
@@ -233,6 +233,7 @@ class Island {
   }
 
   Shape shape_;
+  int64_t before_, behind_;
   Tensor tensor_;
 };
 
