@@ -79,8 +79,8 @@ struct StoredWeight {
         ConstView(bytes.data() + begin, dtype, Shape{n, stored == Stored::kNvfp4 ? k / 2 : k});
     if (weight.format != WeightFormat::kPlain) {
       weight.scales =
-          ConstView(scale_bytes.data() + begin, stored == Stored::kNvfp4 ? DType::kF8E4M3 : DType::kF32,
-                    scale_shape);
+          ConstView(scale_bytes.data() + begin,
+                    stored == Stored::kNvfp4 ? DType::kF8E4M3 : DType::kF32, scale_shape);
     }
     if (with_bias) {
       bias = random_tensor(seed % 2 ? DType::kBF16 : DType::kF32, Shape{n}, seed + 1, 2.0f);
@@ -202,9 +202,10 @@ TEST_P(Linear, RowsDoNotDependOnTheirNumber) {
 }
 
 TEST_P(Linear, AlignedSizes) {
-  const int64_t piece = GetParam().stored == Stored::kNvfp4                              ? 32
-                        : GetParam().stored == Stored::kFp8 || GetParam().stored == Stored::kFp8Rows ? 16
-                                                                                         : 8;
+  const int64_t piece = GetParam().stored == Stored::kNvfp4 ? 32
+                        : GetParam().stored == Stored::kFp8 || GetParam().stored == Stored::kFp8Rows
+                            ? 16
+                            : 8;
   const auto fit = [&](int64_t k) { return (k + piece - 1) / piece * piece; };
   for (const int64_t m : {0, 1, 2, 3, 7, 8, 9, 16, 17, 32, 33, 64, 65, 130}) {
     check_aligned(m, 33, fit(72), m % 2 == 0, GetParam().dtype);
@@ -216,6 +217,9 @@ TEST_P(Linear, AlignedSizes) {
   for (const int64_t k : {1, 31, 32, 33, 63, 64, 65, 127, 128, 255, 256, 264, 511, 513, 1030}) {
     for (const int64_t m : {1, 5, 11}) check_aligned(m, 19, fit(k), true, GetParam().dtype);
   }
+  check_aligned(193, 257, fit(136), true, GetParam().dtype);
+  check_aligned(300, 40, fit(72), false, GetParam().dtype);
+  check_aligned(2200, 9, fit(16), true, DType::kF32);
   check_aligned(1, 40, fit(8192), true, DType::kF32);
   for (const int64_t m : {2, 4, 12, 20, 36, 70}) {
     check_aligned(m, 20, fit(2056), true, GetParam().dtype);

@@ -1,17 +1,20 @@
-// Linear: out = x W^T + bias. Chooses the kernel: few rows of bf16 read the weight once at the memory's speed
-// (linear_decode.cu), many run on tensor cores through cuBLASLt or linear_gemm.cu. What those do not take (float
-// activations, float32 and float16 weights, odd strides) runs in float here.
-#include "backend/cuda/linear.h"
+// Linear: out = x W^T + bias. Chooses the kernel: few rows of bf16 read the weight once at the
+// memory's speed (linear_decode.cu), many run on tensor cores through cuBLASLt or linear_gemm.cu.
+// What those do not take (float activations, float32 and float16 weights, odd strides) runs in
+// float here.
+#include <algorithm>
 
 #include "backend/cuda/cublas_lt.h"
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/linear.h"
 
 namespace videre::cuda {
 namespace {
 
 constexpr int kTile = 64, kDepth = 16;
 
-__device__ __forceinline__ float weight_at(const LinearArgs& p, Stored stored, int64_t row, int64_t k) {
+__device__ __forceinline__ float weight_at(const LinearArgs& p, Stored stored, int64_t row,
+                                           int64_t k) {
   const uint8_t* data = p.weight + row * p.weight_stride;
   switch (stored) {
     case Stored::kF32: {
@@ -38,8 +41,9 @@ __device__ __forceinline__ float weight_at(const LinearArgs& p, Stored stored, i
   return 0;
 }
 
-// Any types, strides and addresses: a block of 256 threads makes a tile of 64 rows by 64 columns, a thread 4 by 4 of it
-// in float, from 16 columns of x and W at a time in shared memory. Bound by float operations.
+// Any types, strides and addresses: a block of 256 threads makes a tile of 64 rows by 64 columns, a
+// thread 4 by 4 of it in float, from 16 columns of x and W at a time in shared memory. Bound by
+// float operations.
 template <typename T>
 __global__ void __launch_bounds__(256) plain_kernel(LinearArgs p, Stored stored) {
   __shared__ float xs[kDepth][kTile + 4];
@@ -105,7 +109,8 @@ LinearArgs args_of(const View& out, const View& x, const Weight& weight) {
   args.x = x.raw();
   args.x_stride = x.stride(0);
   args.weight = static_cast<const uint8_t*>(weight.data.raw());
-  args.weight_stride = weight.data.stride(0) * static_cast<int64_t>(dtype_size(weight.data.dtype()));
+  args.weight_stride =
+      weight.data.stride(0) * static_cast<int64_t>(dtype_size(weight.data.dtype()));
   args.scale = 1.0f;
   if (weight.format == WeightFormat::kNvfp4) {
     args.block_scales = static_cast<const uint8_t*>(weight.scales.raw());
@@ -131,9 +136,36 @@ bool in_pieces(Stored stored, const LinearArgs& args) {
     return reinterpret_cast<uintptr_t>(address) % bytes == 0 && stride % bytes == 0;
   };
   const int64_t piece = stored == Stored::kBF16 ? 8 : stored == Stored::kFp8 ? 16 : 32;
-  if (stored == Stored::kF16 || stored == Stored::kF32 || args.k == 0 || args.k % piece != 0) return false;
-  if (stored == Stored::kNvfp4 && !multiple(args.block_scales, args.block_scale_stride, 2)) return false;
+  if (stored == Stored::kF16 || stored == Stored::kF32 || args.k == 0 || args.k % piece != 0)
+    return false;
+  if (stored == Stored::kNvfp4 && !multiple(args.block_scales, args.block_scale_stride, 2))
+    return false;
   return multiple(args.x, 2 * args.x_stride, 16) && multiple(args.weight, args.weight_stride, 16);
+}
+
+LinearArgs rows_of(LinearArgs args, int64_t begin, int64_t end) {
+  args.x = static_cast<const BF16*>(args.x) + begin * args.x_stride;
+  args.out = static_cast<char*>(args.out) + begin * args.out_stride * (args.out_is_float ? 4 : 2);
+  args.rows = end - begin;
+  return args;
+}
+
+enum class Way { kDecode, kLibrary, kGemm };
+
+// For bf16 rows and weights in whole pieces. Up to 64 rows the weight's bytes are all that counts;
+// so they are for 8- and 4-bit weights a second or third time, against a tile of 128 rows that is
+// half empty. cuBLASLt wants bf16 weights, aligned rows of out and a bias of out's type.
+Way choose(Stored stored, const LinearArgs& args, bool has_library) {
+  if (args.n > kMaxDecodeColumns) return Way::kGemm;
+  if (args.rows <= kDecodeRows) return Way::kDecode;
+  const int64_t out_bytes = args.out_is_float ? 4 : 2;
+  const DType out_dtype = args.out_is_float ? DType::kF32 : DType::kBF16;
+  if (has_library && stored == Stored::kBF16 && reinterpret_cast<uintptr_t>(args.out) % 16 == 0 &&
+      args.out_stride * out_bytes % 16 == 0 &&
+      (args.bias.data == nullptr || args.bias.dtype == out_dtype)) {
+    return Way::kLibrary;
+  }
+  return args.rows <= 3 * kDecodeRows ? Way::kDecode : Way::kGemm;
 }
 
 }  // namespace
@@ -142,21 +174,40 @@ void CudaBackend::do_linear(View out, const Operand& x, const Weight& weight) {
   static_assert(kMaxDecodeTiles <= kArrivals);
   const Stored stored = stored_of(weight);
   const LinearArgs args = args_of(out, x.data, weight);
-  const bool on_tensor_cores = x.data.dtype() == DType::kBF16 && in_pieces(stored, args);
-  if (on_tensor_cores && args.rows <= kDecodeRows) {
-    const DecodePlan plan = plan_decode(stored, args.rows, args.n, args.k, info_.num_multiprocessors);
-    if (plan.tiles > 0) {
-      float* parts = plan.part_bytes > 0 ? static_cast<float*>(scratch(plan.part_bytes)) : nullptr;
-      run_decode(plan, stored, args, parts, arrivals_, stream_);
-      if (synchronous_) synchronize(stream_);
-      return;
+  if (x.data.dtype() == DType::kBF16 && in_pieces(stored, args)) {
+    switch (choose(stored, args, cublas_ != nullptr)) {
+      case Way::kDecode: {
+        const int64_t slices = ceil_div(args.rows, kDecodeRows),
+                      slice_rows = ceil_div(args.rows, slices);
+        const DecodePlan plan =
+            plan_decode(stored, slice_rows, args.n, args.k, info_.num_multiprocessors);
+        float* parts =
+            plan.part_bytes > 0 ? static_cast<float*>(scratch(plan.part_bytes)) : nullptr;
+        for (int64_t row = 0; row < args.rows; row += slice_rows) {
+          run_decode(plan, stored, rows_of(args, row, std::min(args.rows, row + slice_rows)), parts,
+                     arrivals_, stream_);
+        }
+        break;
+      }
+      case Way::kLibrary:
+        if (cublas_->matmul(args.out, out.dtype(), args.out_stride, args.x, args.x_stride,
+                            args.weight, args.weight_stride / 2, args.bias.data, args.rows, args.n,
+                            args.k, stream_)) {
+          break;
+        }
+        [[fallthrough]];
+      case Way::kGemm:
+        run_gemm(stored, args, stream_);
     }
+    if (synchronous_) synchronize(stream_);
+    return;
   }
   with_type(x.data.dtype(), [&]<typename T>(T) {
     constexpr int64_t kMaxRows = int64_t{65535} * kTile;  // of a grid
     VIDERE_CHECK_LE(args.rows, kMaxRows) << weight.name;
     run(plain_kernel<T>,
-        {.grid = dim3(ceil_div(args.n, kTile), ceil_div(args.rows, kTile)), .block = dim3(256)}, args, stored);
+        {.grid = dim3(ceil_div(args.n, kTile), ceil_div(args.rows, kTile)), .block = dim3(256)},
+        args, stored);
   });
 }
 

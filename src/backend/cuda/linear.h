@@ -1,5 +1,5 @@
-// What the kernels of linear take: out [rows, n] = x [rows, k] W^T * scale + bias, as pointers and sizes. linear.cu
-// chooses among them; linear_decode.cu serves few rows, linear_gemm.cu many.
+// What the kernels of linear take: out [rows, n] = x [rows, k] W^T * scale + bias, as pointers and
+// sizes. linear.cu chooses among them; linear_decode.cu serves few rows, linear_gemm.cu many.
 #pragma once
 
 #include <cstdint>
@@ -50,7 +50,8 @@ __device__ __forceinline__ float column_bias(const LinearArgs& p, int64_t column
   return p.bias.data == nullptr ? 0.0f : p.bias[column];
 }
 template <typename T>
-__device__ __forceinline__ void store_out(const LinearArgs& p, int64_t row, int64_t column, float value) {
+__device__ __forceinline__ void store_out(const LinearArgs& p, int64_t row, int64_t column,
+                                          float value) {
   const int64_t at = row * p.out_stride + column;
   if (p.out_is_float) {
     static_cast<float*>(p.out)[at] = value;
@@ -66,7 +67,8 @@ __device__ __forceinline__ void unpack_e2m1(uint32_t codes, float scale, uint32_
     float values[2];
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      // Exponent and mantissa moved to a float's, whose subnormals count alike; 2^126 makes up for the bias.
+      // Exponent and mantissa moved to a float's, whose subnormals count alike; 2^126 makes up for
+      // the bias.
       const uint32_t code = codes >> (8 * i + 4 * j);
       values[j] = __uint_as_float((code & 7) << 22 | (code & 8) << 28) * 0x1p126f * scale;
     }
@@ -94,13 +96,13 @@ struct DecodePlan {
 };
 constexpr int64_t kDecodeRows = 64;
 constexpr int64_t kMaxDecodeTiles = 16384;  // that have an arrival counter
-/// `tiles` comes out as 0 when there are more than kMaxDecodeTiles.
+constexpr int64_t kMaxDecodeColumns = 16 * kMaxDecodeTiles;
 DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int num_multiprocessors);
 /// `parts` is scratch, `arrivals` are kMaxDecodeTiles zeros that stay zeros after each kernel.
-void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, float* parts, uint32_t* arrivals,
-                Stream stream);
+void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, float* parts,
+                uint32_t* arrivals, Stream stream);
 
 /// Many rows of bf16 by the same weights, on tensor cores.
-void run_gemm(Stored stored, const LinearArgs& args, int64_t l2_bytes, Stream stream);
+void run_gemm(Stored stored, const LinearArgs& args, Stream stream);
 
 }  // namespace videre::cuda

@@ -1,13 +1,15 @@
 // Linear for up to 64 rows of x: each byte of the weight is read once, at the memory's speed.
 //
-// Tensor cores multiply 16 weight rows (their operand A) by 8 rows of x at a time. Weights go from global memory
-// straight to registers: columns are permuted within both operands alike, so that a lane holds 16 contiguous bytes of
-// a weight row and four lanes 64, two such pieces one after the other. kAhead of these chunks are in flight in each
-// lane, 64 KB or more in a multiprocessor, and the first ones are asked for before the kernel that writes x is done.
-// x comes through shared memory, in stages that all warps walk together, three in a ring. A block makes
-// 16 * kWarpsN weight rows; its kWarpsK warps a row group take turns at chunks of k, and `splits` blocks share a tile's k when
-// tiles are few: they leave their parts in scratch, and the last to come adds them in order. So a row's bits follow
-// from the shapes alone, not from the other rows. Bound by the weight's bytes.
+// Tensor cores multiply 16 weight rows (their operand A) by 8 rows of x at a time. Weights go from
+// global memory straight to registers: columns are permuted within both operands alike, so that a
+// lane holds 16 contiguous bytes of a weight row and four lanes 64, two such pieces one after the
+// other. kAhead of these chunks are in flight in each lane, 64 KB or more in a multiprocessor, and
+// the first ones are asked for before the kernel that writes x is done. x comes through shared
+// memory, in stages that all warps walk together, three in a ring. A block makes 16 * kWarpsN
+// weight rows; its kWarpsK warps a row group take turns at chunks of k, and `splits` blocks share a
+// tile's k when tiles are few: they leave their parts in scratch, and the last to come adds them in
+// order. So a row's bits follow from the shapes alone, not from the other rows. Bound by the
+// weight's bytes.
 #include <algorithm>
 
 #include "backend/cuda/linear.h"
@@ -19,7 +21,9 @@ constexpr int kRing = 3;
 
 template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
 struct DecodeShape {
-  static constexpr int kElements = kStored == Stored::kBF16 ? 8 : kStored == Stored::kFp8 ? 16 : 32;  // of 16 bytes
+  static constexpr int kElements = kStored == Stored::kBF16  ? 8
+                                   : kStored == Stored::kFp8 ? 16
+                                                             : 32;  // of 16 bytes
   static constexpr int kPieces = kStored == Stored::kNvfp4 ? 1 : 2;
   static constexpr int kChunk = 4 * kElements * kPieces;  // columns that a warp takes at a time
   static constexpr int kStage = kChunk * kWarpsK * kAhead;
@@ -35,7 +39,8 @@ struct DecodeShape {
   }
 };
 
-// What a lane holds of a chunk: pieces of rows g and g + 8, and an NVFP4 piece's two scales of each.
+// What a lane holds of a chunk: pieces of rows g and g + 8, and an NVFP4 piece's two scales of
+// each.
 template <int kPieces>
 struct Chunk {
   uint4 pieces[kPieces][2];
@@ -48,7 +53,8 @@ __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
 
 // Elements 8h .. 8h+7 of a piece as four pairs of bf16.
 template <Stored kStored>
-__device__ __forceinline__ void unpack(const uint4& piece, int h, uint32_t scales, uint32_t (&pairs)[4]) {
+__device__ __forceinline__ void unpack(const uint4& piece, int h, uint32_t scales,
+                                       uint32_t (&pairs)[4]) {
   if constexpr (kStored == Stored::kBF16) {
     pairs[0] = piece.x, pairs[1] = piece.y, pairs[2] = piece.z, pairs[3] = piece.w;
   } else if constexpr (kStored == Stored::kFp8) {
@@ -96,7 +102,8 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
         if (valid) {
           const uint8_t* from = p.block_scales + block;
           to.scales = *reinterpret_cast<const uint16_t*>(from + row_low * p.block_scale_stride) |
-                      *reinterpret_cast<const uint16_t*>(from + row_high * p.block_scale_stride) << 16;
+                      *reinterpret_cast<const uint16_t*>(from + row_high * p.block_scale_stride)
+                          << 16;
         }
       }
     }
@@ -120,7 +127,8 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
     for (int i = static_cast<int>(threadIdx.x); i < rows * kCopies; i += Shape::kThreads) {
       const int row = i / kCopies, column = first + i % kCopies * 8;
       const bool valid = column < last_k;
-      copy_async16(to + row * Shape::kPitch + i % kCopies * 16, x + row * p.x_stride + (valid ? column : 0), valid);
+      copy_async16(to + row * Shape::kPitch + i % kCopies * 16,
+                   x + row * p.x_stride + (valid ? column : 0), valid);
     }
   };
   const int stages = (end - begin + kWarpsK * kAhead - 1) / (kWarpsK * kAhead);
@@ -149,11 +157,13 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
           uint32_t low[4], high[4];
           unpack<kStored>(ahead[d].pieces[q][0], h, ahead[d].scales, low);
           unpack<kStored>(ahead[d].pieces[q][1], h, ahead[d].scales >> 16, high);
-          const uint32_t a[2][4] = {{low[0], high[0], low[1], high[1]}, {low[2], high[2], low[3], high[3]}};
+          const uint32_t a[2][4] = {{low[0], high[0], low[1], high[1]},
+                                    {low[2], high[2], low[3], high[3]}};
 #pragma unroll
           for (int j = 0; j < kTokenTiles; ++j) {
             const uint4 b = *reinterpret_cast<const uint4*>(
-                xs + 8 * j * Shape::kPitch + 2 * (d * kWarpsK * Shape::kChunk + 4 * q * Shape::kElements + 8 * h));
+                xs + 8 * j * Shape::kPitch +
+                2 * (d * kWarpsK * Shape::kChunk + 4 * q * Shape::kElements + 8 * h));
             mma_bf16(sums[j], a[0], {b.x, b.y});
             mma_bf16(sums[j], a[1], {b.z, b.w});
           }
@@ -192,7 +202,9 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int64_t column = static_cast<int64_t>(tile) * Shape::kTileN + 4 * quad + i;
-      if (column < p.n) store_out<BF16>(p, token, column, values[i] * column_scale(p, column) + column_bias(p, column));
+      if (column < p.n)
+        store_out<BF16>(p, token, column,
+                        values[i] * column_scale(p, column) + column_bias(p, column));
     }
   };
   if (splits == 1) {
@@ -204,7 +216,8 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
   }
 
   __shared__ bool is_last;
-  float4* const tile_parts = reinterpret_cast<float4*>(parts) + static_cast<int64_t>(tile) * splits * rows * kQuads;
+  float4* const tile_parts =
+      reinterpret_cast<float4*>(parts) + static_cast<int64_t>(tile) * splits * rows * kQuads;
 #pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
     tile_parts[static_cast<int64_t>(split) * rows * kQuads + i] = met_at(i / kQuads, i % kQuads);
@@ -231,31 +244,38 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 
 }
 
 template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
-void run_as(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals, Stream stream) {
+void run_as(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals,
+            Stream stream) {
   using Shape = DecodeShape<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>;
   launch(decode_kernel<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>,
          {.grid = dim3(plan.splits, plan.tiles),
           .block = dim3(Shape::kThreads),
           .shared_bytes = Shape::shared_bytes(args.rows),
           .overlap = true},
-         stream, args, static_cast<int>(ceil_div(ceil_div(args.k, Shape::kChunk), plan.splits)), parts, arrivals);
+         stream, args, static_cast<int>(ceil_div(ceil_div(args.k, Shape::kChunk), plan.splits)),
+         parts, arrivals);
 }
 
 template <Stored kStored>
-void run_stored(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals, Stream stream) {
-  constexpr int kFew = kStored == Stored::kBF16 ? 3 : 2;  // chunks ahead where registers hold many sums
-  if (plan.token_tiles == 8) return run_as<kStored, 8, 16, 1, kFew>(plan, args, parts, arrivals, stream);
-  if (plan.token_tiles == 4) return run_as<kStored, 4, 8, 1, kFew>(plan, args, parts, arrivals, stream);
-  if (plan.token_tiles == 2) return run_as<kStored, 2, 4, 2, 4>(plan, args, parts, arrivals, stream);
+void run_stored(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals,
+                Stream stream) {
+  constexpr int kFew =
+      kStored == Stored::kBF16 ? 3 : 2;  // chunks ahead where registers hold many sums
+  if (plan.token_tiles == 8)
+    return run_as<kStored, 8, 16, 1, kFew>(plan, args, parts, arrivals, stream);
+  if (plan.token_tiles == 4)
+    return run_as<kStored, 4, 8, 1, kFew>(plan, args, parts, arrivals, stream);
+  if (plan.token_tiles == 2)
+    return run_as<kStored, 2, 4, 2, 4>(plan, args, parts, arrivals, stream);
   if (plan.warps_n == 4) return run_as<kStored, 1, 4, 2, 4>(plan, args, parts, arrivals, stream);
   run_as<kStored, 1, 1, 8, 4>(plan, args, parts, arrivals, stream);
 }
 
 }  // namespace
 
-// Wider blocks as rows grow, so that x, which every tile reads again from L2, stays an eighth to a quarter of the
-// weight's bytes. `splits` is what a small model of the card finds best: all multiprocessors busy and the last wave full,
-// against parts that are written and added.
+// Wider blocks as rows grow, so that x, which every tile reads again from L2, stays an eighth to a
+// quarter of the weight's bytes. `splits` is what a small model of the card finds best: all
+// multiprocessors busy and the last wave full, against parts that are written and added.
 DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int num_multiprocessors) {
   DecodePlan plan{};
   plan.token_tiles = rows <= 8 ? 1 : rows <= 16 ? 2 : rows <= 32 ? 4 : 8;
@@ -263,7 +283,6 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
   const int warps_k = std::max(8 / plan.warps_n, 1);
   const int64_t tile_rows = 16 * plan.warps_n;
   plan.tiles = ceil_div(n, tile_rows);
-  if (plan.tiles > kMaxDecodeTiles) return DecodePlan{};
   const int64_t chunks = ceil_div(k, stored == Stored::kBF16 ? 64 : 128);
   const double bytes_of_k = stored == Stored::kBF16 ? 2 : stored == Stored::kFp8 ? 1 : 0.5625;
 
@@ -272,9 +291,11 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
   const double all_rate = 34.0 * num_multiprocessors;
   const int64_t tokens = plan.token_tiles * 8;
   double best = 0;
-  for (int splits = 1; splits <= 16 && splits * 2 * warps_k <= std::max<int64_t>(chunks, 2 * warps_k); ++splits) {
+  for (int splits = 1;
+       splits <= 16 && splits * 2 * warps_k <= std::max<int64_t>(chunks, 2 * warps_k); ++splits) {
     const double units = static_cast<double>(plan.tiles) * splits, waves = units / slots;
-    const double full = static_cast<double>(ceil_div(plan.tiles * splits, static_cast<int64_t>(slots)));
+    const double full =
+        static_cast<double>(ceil_div(plan.tiles * splits, static_cast<int64_t>(slots)));
     const double passes = waves <= 1 ? 1 : waves + 0.4 * (full - waves);
     const double unit_bytes = static_cast<double>(tile_rows * k) * bytes_of_k / splits;
     const double rate = std::min(64.0, all_rate / std::min(units, slots));
@@ -288,13 +309,14 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
       plan.splits = splits;
     }
   }
-  plan.splits = static_cast<int>(ceil_div(chunks, ceil_div(chunks, plan.splits)));  // none without a chunk
+  plan.splits =
+      static_cast<int>(ceil_div(chunks, ceil_div(chunks, plan.splits)));  // none without a chunk
   plan.part_bytes = plan.splits == 1 ? 0 : plan.tiles * plan.splits * tile_rows * rows * 4;
   return plan;
 }
 
-void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, float* parts, uint32_t* arrivals,
-                Stream stream) {
+void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, float* parts,
+                uint32_t* arrivals, Stream stream) {
   switch (stored) {
     case Stored::kFp8:
       return run_stored<Stored::kFp8>(plan, args, parts, arrivals, stream);
