@@ -186,7 +186,8 @@ void Backend::ssm_scan(View y, const SsmInputs& in, View state, const StepView& 
   check_activation(in.c, "ssm_scan C");
   check_activation(in.dt, "ssm_scan dt");
   VIDERE_CHECK_EQ(state.rank(), 4);
-  check_activation(state, "ssm_state");
+  VIDERE_CHECK(is_float(state.dtype())) << "ssm_state is " << dtype_name(state.dtype());
+  VIDERE_CHECK(state.stride(3) == 1 || state.dim(3) <= 1) << "ssm_state is strided in its last dim";
   VIDERE_CHECK_EQ(state.stride(2), state.dim(3));
   const int64_t tokens = step.num_tokens, heads = state.dim(1), head_dim = state.dim(2);
   VIDERE_CHECK(in.num_groups > 0 && heads % in.num_groups == 0) << in.num_groups;

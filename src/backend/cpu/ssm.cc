@@ -10,11 +10,23 @@
 #include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/state_rounding.h"
 
 namespace videre::cpu {
 namespace {
 
 constexpr int64_t kHeadsTogether = 4;  // 16 heads a group: 4 tasks share no g, yet fill 32 threads
+
+// The row of a 16-bit state whose first element is `first` of its head, rounded at random.
+void narrow_row(uint16_t* to, const float* from, DType dtype, int64_t n, uint32_t first,
+                uint32_t seed) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t at = first + static_cast<uint32_t>(i);
+    const uint32_t pair = rounding_noise(seed, at / 2);
+    const uint32_t noise = at % 2 == 0 ? pair & 0xffffu : pair >> 16;
+    to[i] = dtype == DType::kBF16 ? noisy_bf16(from[i], noise) : noisy_half(from[i], noise);
+  }
+}
 
 float softplus(float v) { return v > 20.0f ? v : std::log1p(std::exp(v)); }
 
@@ -79,10 +91,18 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
         }
       }
     };
-    const auto write_state = [&](int32_t slot, int64_t head, const float* from) {
+    // `position` is that of the last row in it.
+    const auto write_state = [&](int32_t slot, int64_t head, const float* from, int64_t position) {
+      const uint32_t seed =
+          rounding_seed(static_cast<uint32_t>(head), static_cast<uint32_t>(position));
       for (int64_t p = 0; p < head_dim; ++p) {
-        kernels_.narrow(state_at(slot, head) + p * n_state * state_size, from + p * np,
-                        state.dtype(), n_state);
+        char* to = state_at(slot, head) + p * n_state * state_size;
+        if (float_state) {
+          std::memcpy(to, from + p * np, n_state * sizeof(float));
+        } else {
+          narrow_row(reinterpret_cast<uint16_t*>(to), from + p * np, state.dtype(), n_state,
+                     static_cast<uint32_t>(p * n_state), seed);
+        }
       }
     };
 
@@ -162,7 +182,9 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
             }
             kernels_.narrow(const_cast<char*>(element(y, row0, head * head_dim)), line, y.dtype(),
                             head_dim);
-            for (int e = emit; emits_at(e, done); ++e) write_state(step.emit_slots[e], head, s);
+            for (int e = emit; emits_at(e, done); ++e) {
+              write_state(step.emit_slots[e], head, s, position);
+            }
             continue;
           }
           // The state after row `last` of this chunk.
@@ -196,14 +218,17 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
           }
           for (int e = emit; emits_at(e, done + n - 1); ++e) {
             advance(emitted, step.emit_rows[e] - done);
-            write_state(step.emit_slots[e], head, emitted);
+            write_state(step.emit_slots[e], head, emitted,
+                        step.context_lens[seq] + step.emit_rows[e]);
           }
           advance(s, n - 1);
         }
         while (emits_at(emit, done + n - 1)) ++emit;
         done += n;
       }
-      for (int64_t h = 0; h < count; ++h) write_state(write, head0 + h, states + h * pp * np);
+      for (int64_t h = 0; h < count; ++h) {
+        write_state(write, head0 + h, states + h * pp * np, step.context_lens[seq] + length - 1);
+      }
     }
   });
 }
