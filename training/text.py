@@ -120,9 +120,12 @@ def blank(src):
 
 
 def pick(src, options):
-    """A content word from a list, on the right side of the split; digits while the vocabulary is being made."""
+    """A content word from a list, on the right side of the split; digits while the vocabulary is being made. Training
+    takes any word as often, else the model learns the list by heart and sees no other name."""
     if src.blank:
         return blank(src)
+    if not src.held and src.coin(0.5):
+        return word(src, 9).capitalize()
     pool = [w for w in options if is_held(w) == src.held]
     return src.choice(pool or options)
 

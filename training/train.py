@@ -36,7 +36,7 @@ class Trainee(nn.Module):
         self.net = model.NemotronVl(settings)
         self.head = nn.Linear(settings["vit_hidden_size"], draw.SLOTS * CLASSES + draw.LEVELS * BINS)
         nn.init.zeros_(self.head.weight)
-        self.attention = "dense"
+        self.attention, self.still = "dense", False
 
     def begin(self, tiles):
         """Tiles to the tower's input, prefix rows in front."""
@@ -73,10 +73,11 @@ class Trainee(nn.Module):
 
     def forward(self, batch, loose=False):
         u, tiles, n = len(batch["ids"]), data.TILES, data.TILE_TOKENS
-        x = self.begin(batch["tiles"].flatten(0, 1))
-        for block in self.net.tower.blocks:
-            x = block(x)
-        rows, aux, seen, miss = self.finish(x, batch["labels"].flatten(0, 1), batch["levels"].flatten(0, 1), loose)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.still):
+            x = self.begin(batch["tiles"].flatten(0, 1))
+            for block in self.net.tower.blocks:
+                x = block(x)
+            rows, aux, seen, miss = self.finish(x, batch["labels"].flatten(0, 1), batch["levels"].flatten(0, 1), loose)
         rows = rows.view(u, tiles * n, -1)
         ids, weight, seg, task, at, vision = compact(batch, rows.detach(), self.net.config["img_context_token_id"])
         h = self.net.language_model.backbone.embeddings(ids).to(rows.dtype)
@@ -168,6 +169,8 @@ def main():
     arg.add_argument("--attention", default="dense", choices=["dense", "flex"])
     arg.add_argument("--no-compile", action="store_true")
     arg.add_argument("--cpu", action="store_true")
+    arg.add_argument("--still", action="store_true", help="tower and projector stay as they are")
+    arg.add_argument("--log-every", type=int, default=50, help="steps")
     arg.add_argument("--every", type=float, default=60, help="seconds between evaluations")
     arg.add_argument("--overfit", action="store_true", help="repeat the first batch, to see that all is wired up")
     a = arg.parse_args()
@@ -189,7 +192,11 @@ def main():
     trainee = Trainee(config.build(vocabulary))
     trainee.attention = a.attention
     trainee = trainee.to(device)
-    optimizer = Optimizer(list(trainee.named_parameters()), a.lr, adam=a.adam)
+    trainee.still = a.still
+    if a.still:
+        for part in (trainee.net.vision_model, trainee.net.mlp1, trainee.head):
+            part.requires_grad_(False)
+    optimizer = Optimizer([(n, p) for n, p in trainee.named_parameters() if p.requires_grad], a.lr, adam=a.adam)
     step = drawn = 0
     used, loose_until = 0.0, 0
     if saved:
@@ -210,7 +217,7 @@ def main():
         if a.attention == "flex":
             block_mask = torch.compile(create_block_mask, dynamic=False)
     autocast = lambda: torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
-    params = [p for p in trainee.parameters()]
+    params = [p for p in trainee.parameters() if p.requires_grad]
     feeder = data.Feeder(source, device)
     log = open(run / "log.jsonl", "a") if rank == 0 else None
 
@@ -266,7 +273,7 @@ def main():
         rounded.begin(rough)
         with autocast():
             loss, aux, info = trainee(batch, step - first < loose_until)
-        (loss + aux_weight * aux).backward()
+        (loss if a.still else loss + aux_weight * aux).backward()
         rounded.end()
         if ranks > 1:
             flat = torch._utils._flatten_dense_tensors([p.grad for p in params])
@@ -285,7 +292,7 @@ def main():
             clock = last_eval = last_say = time.time()
             until = clock + a.seconds - used
             drawn_at = drawn
-        elif step % 50 == 0:
+        elif step % a.log_every == 0:
             values, took = (sums / count).tolist(), time.time() - last_say
             say(step=step, t=round(time.time() - clock + used, 1), p=round(progress, 3), loss=round(values[0], 4), aux=round(values[1], 4),
                 acc=round(values[2], 4), seen=round(values[3], 4), miss=round(values[4], 3), level=round(source.level.value, 2), lr=round(scale, 3), ms=round(1000 * took / count, 1),
