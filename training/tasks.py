@@ -6,9 +6,9 @@ from .text import Src
 
 # task -> (share at the start, share at the end)
 MIX = {
-    tasks_read.read_line: (40, 12), tasks_read.read_page: (12, 19), tasks_read.form: (5, 8), tasks_read.receipt_task: (4, 4),
-    tasks_scene.shapes: (11, 11), tasks_chart.chart: (5, 24), tasks_scene.pictures: (5, 5), tasks_clip.clips: (6, 11),
-    tasks_scene.thinking: (5, 7), tasks_scene.sums: (5, 8), tasks_talk.tools: (4, 7), tasks_talk.talk: (3, 3), tasks_scene.photo: (0.3, 0.3),
+    tasks_read.read_line: (40, 9), tasks_read.read_page: (12, 15), tasks_read.form: (5, 10), tasks_read.receipt_task: (4, 4),
+    tasks_scene.shapes: (11, 13), tasks_chart.chart: (5, 33), tasks_scene.pictures: (5, 4), tasks_clip.clips: (6, 12),
+    tasks_scene.thinking: (5, 7), tasks_scene.sums: (5, 4), tasks_talk.tools: (4, 9), tasks_talk.talk: (3, 3), tasks_scene.photo: (0.3, 0.3),
 }
 MAKERS, SHARES = list(MIX), list(MIX.values())
 
