@@ -162,7 +162,8 @@ Result<int> latency(SpeedFlags& flags) {
   progress.clear();
   const double total_s = std::accumulate(latencies.begin(), latencies.end(), 0.0);
   const double rate = static_cast<double>(tokens.output) / total_s;
-  const double stream = tokens.each.empty() ? 0 : 1 / percentile(tokens.each, 50);
+  const double each_s = mean(tokens.each);
+  const double stream = each_s > 0 ? 1 / each_s : 0;
   constexpr int kPercents[] = {10, 25, 50, 75, 90, 99};
   if (flags.json) {
     json::object report = report_of(*engine, flags, load_s);
