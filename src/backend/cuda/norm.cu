@@ -7,6 +7,8 @@
 namespace videre::cuda {
 namespace {
 
+constexpr int kNormThreads = 512;  // at most, a block's
+
 enum class Norm { kRms, kLayer, kGated };
 
 struct NormTask {
@@ -29,7 +31,7 @@ __device__ __forceinline__ float gated(float y, float z) {
 // neighbours'. Sums go through registers and one exchange in shared memory (two for the mean and
 // the squares around it).
 template <typename T, Norm kNorm, bool kAdd, int kVectors>
-__global__ void norm_kernel(NormTask task) {
+__global__ void __launch_bounds__(kNormThreads) norm_kernel(NormTask task) {
   constexpr int kCount = kPack<T>;
   __shared__ float sums[2][32];
   const int64_t row = kNorm == Norm::kGated ? blockIdx.x / task.num_groups : blockIdx.x;
@@ -177,7 +179,8 @@ void norm(const NormCall& call, Launch&& launch) {
   const DType dtype = call.x.dtype();
   const int count = 16 / static_cast<int>(dtype_size(dtype));
   const int64_t vectors = call.group / count;
-  bool fast = call.group % count == 0 && vectors <= 4096 && aligned_parameter(call.weight);
+  bool fast =
+      call.group % count == 0 && vectors <= 4 * kNormThreads && aligned_parameter(call.weight);
   fast = fast && (call.bias.empty() || aligned_parameter(call.bias));
   for (const ConstView& view : {ConstView(call.out), ConstView(call.residual), call.x, call.gate}) {
     if (view.empty()) continue;
@@ -230,7 +233,7 @@ void norm(const NormCall& call, Launch&& launch) {
   with_type(dtype, [&](auto type) {
     if (vectors <= 256) {
       pick(type, std::integral_constant<int, 1>());
-    } else if (vectors <= 1024) {
+    } else if (vectors <= 2 * kNormThreads) {
       pick(type, std::integral_constant<int, 2>());
     } else {
       pick(type, std::integral_constant<int, 4>());
