@@ -115,6 +115,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp, g = lane / 4,
             t = lane % 4;
   const int group = in.group, head_dim = in.head_dim;
+  const unsigned row_bytes = head_dim * sizeof(C);
   char* const stages = shared + warp * Tiles::kWarpBytes;
   float* const sums =
       reinterpret_cast<float*>(shared + kWarps * Tiles::kWarpBytes);  // [warps, group, kOutPitch]
@@ -142,18 +143,17 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
   here.head = rest / here.tiles;
   here.tile = rest % here.tiles;
 
-  // The copies run ahead of `here`. A lane knows the cache row of one key of the step and reads its
-  // block a step early.
+  // The copies run ahead of `here`. A lane knows where one key of the step lies and looks for it a
+  // step early; past the row's last key it takes that again: masked, but never another's data.
   Place ahead = here;
   bool waited = false;
-  int ahead_block = 0, ahead_row = 0;
-  bool ahead_valid = false;
+  uint32_t ahead_block = 0, ahead_row = 0;
   const auto look_up = [&] {
-    const int position = ahead.tile * kTileKeys + warp * kStepKeys + lane % kStepKeys;
-    ahead_valid = position < ahead.keys;
-    if (!ahead_valid) return;
-    ahead_block = in.block_of(ahead.seq, position / in.block_size);
-    ahead_row = position % in.block_size;
+    const int key =
+        min(ahead.tile * kTileKeys + warp * kStepKeys + lane % kStepKeys, ahead.keys - 1);
+    const uint32_t position = key, block_size = in.block_size, block = position / block_size;
+    ahead_block = in.block_of(ahead.seq, block);
+    ahead_row = position - block * block_size;
   };
   const auto fetch = [&](int stage) {
     if (!waited &&
@@ -165,17 +165,16 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
       const uint32_t units =
           ahead_block * in.block_units + ahead.head * in.head_units + ahead_row * in.row_units;
       char* const keys = stages + stage * 2 * Tiles::kPartBytes;
-      char* const values = keys + Tiles::kPartBytes;
 #pragma unroll
-      for (int i = 0; i < (kStepKeys * kChunks + kWarp - 1) / kWarp; ++i) {
-        const int index = i * kWarp + lane, row = index / kChunks, chunk = index % kChunks;
-        const uint32_t from = __shfl_sync(kAllLanes, units, row);
-        const bool valid = __shfl_sync(kAllLanes, static_cast<int>(ahead_valid), row) != 0 &&
-                           chunk * 16 < head_dim * static_cast<int>(sizeof(C));
-        const int64_t offset = valid ? (int64_t{from} + chunk) * 16 : 0;
-        const int to = Rows::at(row, chunk) * 16;
-        copy_async16(keys + to, static_cast<const char*>(in.k) + offset, valid);
-        copy_async16(values + to, static_cast<const char*>(in.v) + offset, valid);
+      for (unsigned i = 0; i < kStepKeys * kChunks / kWarp; ++i) {
+        const unsigned index = i * kWarp + threadIdx.x % kWarp, row = index / kChunks,
+                       chunk = index % kChunks;
+        const bool valid = chunk * 16 < row_bytes;
+        const int64_t from = int64_t{__shfl_sync(kAllLanes, units, static_cast<int>(row))} * 16 +
+                             (valid ? chunk * 16 : 0);
+        char* const to = keys + Rows::at(row, chunk) * 16;
+        copy_async16(to, static_cast<const char*>(in.k) + from, valid);
+        copy_async16(to + Tiles::kPartBytes, static_cast<const char*>(in.v) + from, valid);
       }
     }
     ahead.advance(in, kTileKeys);

@@ -11,12 +11,13 @@ namespace {
 
 constexpr int kKeys = 64;      // of a run
 constexpr int kWarpRows = 32;  // two 16-row tiles: each fragment of K and V serves both
+constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kStages = 2;
 
-template <typename C, int kHeadDim, int kWarps>
+template <typename C, int kHeadDim>
 struct Tiling {
   static constexpr bool kCodes = sizeof(C) == 1;
-  static constexpr int kRows = kWarps * kWarpRows, kThreads = kWarps * kWarp;
+  static constexpr int kRows = kWarps * kWarpRows;
   static constexpr int kChunks = kHeadDim * static_cast<int>(sizeof(C)) / 16,
                        kQueryChunks = kHeadDim / 8;
   using Rows = SharedRows<kChunks>;
@@ -30,21 +31,22 @@ struct Tiling {
 // head; a warp has 32 of the rows, all keys of a run and all dims. Queries stay in shared memory,
 // later the results on their way out; K and V come in runs through the block table, one run ahead.
 // Sums, scores and weights live in registers.
-template <typename C, int kHeadDim, int kWarps>
-__global__ void __launch_bounds__(kWarps* kWarp, 2)
+template <typename C, int kHeadDim>
+__global__ void __launch_bounds__(kThreads, 2)
     prefill_kernel(AttentionArgs args, int tokens_a_tile) {
-  using Tiles = Tiling<C, kHeadDim, kWarps>;
+  using Tiles = Tiling<C, kHeadDim>;
   using Rows = typename Tiles::Rows;
   using QueryRows = typename Tiles::QueryRows;
-  constexpr int kThreads = Tiles::kThreads, kChunks = Tiles::kChunks,
-                kQueryChunks = Tiles::kQueryChunks;
+  constexpr int kChunks = Tiles::kChunks, kQueryChunks = Tiles::kQueryChunks;
   constexpr int kDimTiles = kHeadDim / 16, kKeyTiles = kKeys / 8;
   __shared__ int warp_sums[kWarps], found[2];
   __shared__ uint32_t key_units[2][kKeys];  // where the rows of a run lie in the cache, in 16 bytes
   VIDERE_DYNAMIC_SHARED(shared);
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp, g = lane / 4,
             t = lane % 4;
-  const int group = args.group, head_dim = args.head_dim;
+  const int group = args.group;
+  const int head_dim = args.head_dim;
+  const unsigned row_bytes = head_dim * sizeof(C), block_size = args.block_size;
   char* const queries = shared;
   char* const stages = shared + Tiles::kQueryBytes;
 
@@ -68,30 +70,26 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
   const int all_see = args.causal ? context + t0 + 1 : num_keys;  // keys that every row sees
   const int num_runs = (num_keys + kKeys - 1) / kKeys;
 
+  // Rows past the last key repeat the first one, which all rows see: masked, but never another's
+  // data.
   const auto look_up = [&](int j) {
-    for (int i = thread; i < kKeys; i += kThreads) {
-      const int position = j * kKeys + i;
-      uint32_t units = 0;
-      if (position < num_keys) {
-        units = args.block_of(seq, position / args.block_size) * args.block_units +
-                kv_head * args.head_units + position % args.block_size * args.row_units;
-      }
-      key_units[j % 2][i] = units;
-    }
+    if (thread >= kKeys) return;
+    const unsigned position = j * kKeys + thread < num_keys ? j * kKeys + thread : 0;
+    const unsigned block = position / block_size, row = position - block * block_size;
+    key_units[j % 2][thread] = args.block_of(seq, block) * args.block_units +
+                               kv_head * args.head_units + row * args.row_units;
   };
   const auto fetch = [&](int j) {
     char* const keys = stages + j % kStages * 2 * Tiles::kPartBytes;
-    char* const values = keys + Tiles::kPartBytes;
 #pragma unroll
-    for (int i = 0; i < (kKeys * kChunks + kThreads - 1) / kThreads; ++i) {
-      const int at = i * kThreads + thread, row = at / kChunks, chunk = at % kChunks;
+    for (unsigned i = 0; i < (kKeys * kChunks + kThreads - 1) / kThreads; ++i) {
+      const unsigned at = i * kThreads + threadIdx.x, row = at / kChunks, chunk = at % kChunks;
       if ((kKeys * kChunks) % kThreads != 0 && at >= kKeys * kChunks) break;
-      const bool valid =
-          j * kKeys + row < num_keys && chunk * 16 < head_dim * static_cast<int>(sizeof(C));
-      const int64_t offset = valid ? (int64_t{key_units[j % 2][row]} + chunk) * 16 : 0;
-      const int to = Rows::at(row, chunk) * 16;
-      copy_async16(keys + to, static_cast<const char*>(args.k) + offset, valid);
-      copy_async16(values + to, static_cast<const char*>(args.v) + offset, valid);
+      const bool valid = chunk * 16 < row_bytes;
+      const int64_t from = int64_t{key_units[j % 2][row]} * 16 + (valid ? chunk * 16 : 0);
+      char* const to = keys + Rows::at(row, chunk) * 16;
+      copy_async16(to, static_cast<const char*>(args.k) + from, valid);
+      copy_async16(to + Tiles::kPartBytes, static_cast<const char*>(args.v) + from, valid);
     }
   };
   look_up(0);
@@ -132,21 +130,14 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
 
   float out[2][2 * kDimTiles][4] = {};
   float row_max[2][2], row_sum[2][2] = {};
-  int sees[2][2];  // keys that the lane's rows see
-#pragma unroll
-  for (int m = 0; m < 2; ++m) {
-    for (int i = 0; i < 2; ++i) {
-      row_max[m][i] = -INFINITY;
-      sees[m][i] =
-          args.causal ? all_see + (warp * kWarpRows + m * 16 + i * 8 + g) / group : num_keys;
-    }
-  }
+  for (int m = 0; m < 2; ++m) row_max[m][0] = row_max[m][1] = -INFINITY;
   for (int j = 0; j < num_runs; ++j) {
     wait_copies<0>();
     __syncthreads();
     if (j + 1 < num_runs) fetch(j + 1);
     commit_copies();
     if (j + 2 < num_runs) look_up(j + 2);
+    if (warp * kWarpRows >= rows) continue;  // a tile's end: what has no rows only copies
     const char* const keys = stages + j % kStages * 2 * Tiles::kPartBytes;
     const char* const values = keys + Tiles::kPartBytes;
 
@@ -190,14 +181,18 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
-        for (int k = 0; k < kKeyTiles; ++k) {
+        for (int i = 0; i < 2; ++i) {
+          const int row = warp * kWarpRows + m * 16 + i * 8 + g;
+          const int sees = (args.causal ? all_see + row / group : num_keys) - j * kKeys - 2 * t;
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if (j * kKeys + k * 8 + 2 * t + i % 2 >= sees[m][i / 2]) scores[m][k][i] = -INFINITY;
+          for (int k = 0; k < kKeyTiles; ++k) {
+            if (k * 8 >= sees) scores[m][k][2 * i] = -INFINITY;
+            if (k * 8 + 1 >= sees) scores[m][k][2 * i + 1] = -INFINITY;
           }
         }
       }
     }
+    float shrink[2][2];
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -210,10 +205,10 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
         top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
         top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
         // A row's first run holds keys that it sees, so its largest score is finite from then on.
-        const float shrink = fast_exp2((row_max[m][i] - top) * args.score_scale);
+        shrink[m][i] = fast_exp2((row_max[m][i] - top) * args.score_scale);
         row_max[m][i] = top;
         const float base = top * args.score_scale;
-        float sum = row_sum[m][i] * shrink;
+        float sum = row_sum[m][i] * shrink[m][i];
 #pragma unroll
         for (int k = 0; k < kKeyTiles; ++k) {
 #pragma unroll
@@ -224,10 +219,16 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
           }
         }
         row_sum[m][i] = sum;
+      }
+    }
+    const bool same =
+        shrink[0][0] == 1 && shrink[0][1] == 1 && shrink[1][0] == 1 && shrink[1][1] == 1;
+    if (!__all_sync(kAllLanes, same)) {  // rare after the first runs
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int d = 0; d < 2 * kDimTiles; ++d) {
-          out[m][d][2 * i] *= shrink;
-          out[m][d][2 * i + 1] *= shrink;
+          for (int i = 0; i < 4; ++i) out[m][d][i] *= shrink[m][i / 2];
         }
       }
     }
@@ -315,16 +316,16 @@ __global__ void __launch_bounds__(kWarps* kWarp, 2)
   }
 }
 
-template <typename C, int kHeadDim, int kWarps>
+template <typename C, int kHeadDim>
 void queue(const AttentionArgs& args, Stream stream) {
-  using Tiles = Tiling<C, kHeadDim, kWarps>;
+  using Tiles = Tiling<C, kHeadDim>;
   const int tokens_a_tile = Tiles::kRows / args.group;
   LaunchShape shape;
   shape.grid = dim3(args.num_tokens / tokens_a_tile + args.num_seqs, args.num_kv_heads);
-  shape.block = dim3(Tiles::kThreads);
+  shape.block = dim3(kThreads);
   shape.shared_bytes = Tiles::kSharedBytes;
   shape.overlap = true;
-  launch(prefill_kernel<C, kHeadDim, kWarps>, shape, stream, args, tokens_a_tile);
+  launch(prefill_kernel<C, kHeadDim>, shape, stream, args, tokens_a_tile);
 }
 
 }  // namespace
@@ -337,16 +338,13 @@ void prefill_attention(const AttentionArgs& args, const AttentionDevice&, Stream
   AttentionArgs scaled = args;
   scaled.score_scale *= kLog2e;
   if (args.cache_dtype == DType::kF8E4M3) {
-    args.head_dim <= 64 ? queue<uint8_t, 64, 4>(scaled, stream)
-                        : queue<uint8_t, 128, 4>(scaled, stream);
+    args.head_dim <= 64 ? queue<uint8_t, 64>(scaled, stream) : queue<uint8_t, 128>(scaled, stream);
   } else if (args.head_dim <= 64) {
-    queue<BF16, 64, 4>(scaled, stream);
+    queue<BF16, 64>(scaled, stream);
   } else if (args.head_dim <= 80) {
-    queue<BF16, 80, 3>(
-        scaled,
-        stream);  // 96 rows: 1034 tokens a tile leave 2 % of them empty, 128 would leave 11 %
+    queue<BF16, 80>(scaled, stream);
   } else {
-    queue<BF16, 128, 4>(scaled, stream);
+    queue<BF16, 128>(scaled, stream);
   }
 }
 
