@@ -145,30 +145,22 @@ __device__ int draw_token(SelectMemory& memory, const LogitRow& row, const DrawR
   int kept = 0;  // of the list
   while (top_k > 0 || task.top_p < 1) {
     const bool by_mass = top_k == 0;
-    fill_bins(memory, row, in, by_mass);
-    const double target = by_mass ? task.top_p * total_mass(memory, row) : top_k;
-    first_reaching(memory, kBins, 0, target, [&](int i) {
-      if (memory.counts[i] == 0) return 0.0;
-      return by_mass ? mass_of(memory, row, i, i) : static_cast<double>(memory.counts[i]);
-    });
-    const int bin = memory.found;
-    const double held = memory.held;
-    if (bin < 0) break;  // nothing but NaN
-    const int64_t candidates = count_up_to(memory, bin);
-    if (!by_mass && candidates < top_k) {  // fewer than k are left
+    const BinCut cut = find_bin(memory, row, in, by_mass, by_mass ? task.top_p : top_k);
+    if (cut.bin < 0) break;               // nothing but NaN
+    if (!by_mass && cut.count < top_k) {  // fewer than k are left
       top_k = 0;
       continue;
     }
-    if (candidates > kListMax) {
-      const Ranked cut = narrow_down(memory, row, in, bin, held, target, by_mass);
-      in.floor = logit_of(cut);
-      in.floor_token = by_mass ? token_of(cut) : 0x7fffffff;  // equals of the k-th stay
+    if (cut.count > kListMax) {
+      const Ranked last = narrow_down(memory, row, in, cut.bin, cut.held, cut.target, by_mass);
+      in.floor = logit_of(last);
+      in.floor_token = by_mass ? token_of(last) : 0x7fffffff;  // equals of the k-th stay
       if (by_mass) break;
       top_k = 0;
       continue;
     }
     // All that may be drawn fits into the list.
-    collect(memory, row, in, 0, bin, 0, ~Ranked{0});
+    collect(memory, row, in, 0, cut.bin, 0, ~Ranked{0});
     listed = true;
     kept = static_cast<int>(memory.num_listed);
     if (!by_mass) {
@@ -183,7 +175,7 @@ __device__ int draw_token(SelectMemory& memory, const LogitRow& row, const DrawR
       const auto weight = [&](int i) {
         return static_cast<double>(exp_below_one(logit_of(memory.list[i]) - row.max));
       };
-      double wanted = target;
+      double wanted = cut.target;
       if (!by_mass) {
         double own = 0;
         for (int i = static_cast<int>(threadIdx.x); i < kept; i += static_cast<int>(blockDim.x))
@@ -243,37 +235,33 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   if (task.num_top < 0) return;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   LogitRow row{raw.row(task.row), raw.n, 1.0f, 0, 0};
-  Ranked best = ranked(-INFINITY, 0);
+  float most = -INFINITY;
+  int where = 0;
   row.each([&](float logit, int token) {
-    const Ranked value = ranked(logit, token);
-    if (logit == logit && value > best) best = value;
+    if (logit > most) most = logit, where = token;
   });
-  best = block_max_ranked(best, memory.ends[0]);
-  row.max = row.x[token_of(best)];
+  row.max = row.x[token_of(block_max_ranked(ranked(most, where), memory.ends[0]))];
   const int token = results[blockIdx.x].token;
   const float own_logit = row.x[token];
-  double sum = 0, greater = 0;
+  float own_sum = 0;
+  int own_greater = 0;
   row.each([&](float logit, int) {
-    sum += exp_below_one(logit - row.max);
-    greater += logit > own_logit ? 1.0 : 0.0;
+    own_sum += exp_below_one(logit - row.max);
+    own_greater += logit > own_logit ? 1 : 0;
   });
-  sum = block_sum_double(sum, memory.sums);
-  greater = block_sum_double(greater, memory.sums);
+  const double sum = block_sum_double(own_sum, memory.sums);
+  const double greater = block_sum_double(own_greater, memory.sums);
   const auto log_sum = static_cast<float>(log(sum));
 
   int found = 0;
   if (task.num_top > 0) {
     Survivors in;
-    fill_bins(memory, row, in, false);
-    first_reaching(memory, kBins, 0, task.num_top,
-                   [&](int i) { return static_cast<double>(memory.counts[i]); });
-    const int bin = memory.found;
-    if (bin >= 0) {
+    const BinCut cut = find_bin(memory, row, in, false, task.num_top);
+    if (cut.bin >= 0) {
       Ranked low = 0;
-      if (count_up_to(memory, bin) > kListMax) {
-        low = narrow_down(memory, row, in, bin, memory.held, task.num_top, false);
-      }
-      collect(memory, row, in, 0, bin, low, ~Ranked{0});
+      if (cut.count > kListMax)
+        low = narrow_down(memory, row, in, cut.bin, cut.held, cut.target, false);
+      collect(memory, row, in, 0, cut.bin, low, ~Ranked{0});
       found = min(task.num_top, static_cast<int>(memory.num_listed));
       for (int i = thread; i < found; i += threads) {
         top[task.first_top + i] = {token_of(memory.list[i]),

@@ -17,6 +17,8 @@ using Ranked = unsigned long long;  // a logit and its token as one number: like
 
 constexpr int kBins = 2048, kListMax = 2048;
 constexpr float kBinsPerUnit = 64;  // bins of 1/64: the last one begins 32 below the largest logit
+constexpr int kNearBins =
+    768;  // most rows are cut within 12 of it; what lies beyond need not be counted
 
 __device__ __forceinline__ Ranked ranked(float logit, int token) {
   const uint32_t bits = __float_as_uint(logit + 0.0f);  // no -0
@@ -206,18 +208,6 @@ __device__ __forceinline__ void clear_bins(SelectMemory& memory) {
   __syncthreads();
 }
 
-__device__ __forceinline__ void fill_bins(SelectMemory& memory, const LogitRow& row,
-                                          const Survivors& in, bool mass) {
-  clear_bins(memory);
-  row.each([&](float logit, int token) {
-    if (!in.has(logit, token, row.max)) return;
-    const float position = bin_position(logit, row.max);
-    const int bin = static_cast<int>(position);
-    add_to_bin(memory, bin, position, mass && bin < kBins - 1, row);
-  });
-  __syncthreads();
-}
-
 __device__ __forceinline__ double mass_of(const SelectMemory& memory, const LogitRow& row, int i,
                                           int bin) {
   if (bin == kBins - 1) return 0;
@@ -239,6 +229,59 @@ __device__ __forceinline__ int64_t count_up_to(SelectMemory& memory, int bin) {
   for (int i = static_cast<int>(threadIdx.x); i <= bin; i += static_cast<int>(blockDim.x))
     own += memory.counts[i];
   return static_cast<int64_t>(block_sum_double(own, memory.sums));
+}
+
+// Survivors into bins; those from bin `reach` on are only summed: returns their mass, as this
+// thread sees it.
+__device__ __forceinline__ double fill_bins(SelectMemory& memory, const LogitRow& row,
+                                            const Survivors& in, bool mass, int reach) {
+  clear_bins(memory);
+  float beyond = 0;
+  row.each([&](float logit, int token) {
+    if (!in.has(logit, token, row.max)) return;
+    const float position = bin_position(logit, row.max);
+    const int bin = static_cast<int>(position);
+    if (bin < reach) {
+      add_to_bin(memory, bin, position, mass && bin < kBins - 1, row);
+    } else {
+      beyond += fast_exp(logit - row.max);
+    }
+  });
+  __syncthreads();
+  return beyond;
+}
+
+struct BinCut {
+  int bin;              // where the target is reached; -1 when there are no survivors
+  double held, target;  // what the bins before it hold
+  int64_t count;        // survivors in the bins up to it
+};
+
+// The bin in which the likeliest survivors reach `wanted` in number, or with `mass` that share of
+// all their mass.
+__device__ BinCut find_bin(SelectMemory& memory, const LogitRow& row, const Survivors& in,
+                           bool mass, double wanted) {
+  BinCut cut{};
+  for (int reach = kNearBins;; reach = kBins) {
+    const double beyond = fill_bins(memory, row, in, mass, reach);
+    double near;
+    cut.target = wanted;
+    if (mass) {
+      near = total_mass(memory, row);
+      cut.target *= near + block_sum_double(beyond, memory.sums);
+    } else {
+      near = static_cast<double>(count_up_to(memory, reach - 1));
+    }
+    if (near >= cut.target || reach == kBins) break;
+  }
+  first_reaching(memory, kBins, 0, cut.target, [&](int i) {
+    if (memory.counts[i] == 0) return 0.0;
+    return mass ? mass_of(memory, row, i, i) : static_cast<double>(memory.counts[i]);
+  });
+  cut.bin = memory.found;
+  cut.held = memory.held;
+  cut.count = count_up_to(memory, cut.bin);
+  return cut;
 }
 
 // Survivors of bins [first, last] that rank within [low, high], sorted, into memory.list; they must
