@@ -1,8 +1,8 @@
 // Linear on a card, at the 12B model's sizes: checked against sums in double first, then timed as
 // recorded steps of many calls over weights that L2 cannot hold. Prints GB/s of weights for few
 // rows, TFLOP/s for many. Names are KIND/rows/n/k: `linear` is what the backend chooses, `library`
-// is cuBLASLt, `gemm` the own kernel for many rows, `splits` the decode kernel with so many blocks
-// a tile (last number).
+// is cuBLASLt, `gemm` the own kernel for many rows, `blocks` the decode kernel with so many percent of
+// its blocks (last number).
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -243,18 +243,16 @@ void library(benchmark::State& state, int64_t rows, int64_t n, int64_t k, Weight
   });
 }
 
-void splits(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat format,
-            int count) {
+// The decode kernel with a share of the blocks that there is room for, in percent.
+void blocks(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat format,
+            int percent) {
   Case c(rows, n, k, format);
-  cuda::DecodePlan plan =
-      cuda::plan_decode(stored_of(c), rows, n, k, backend().info().num_multiprocessors);
-  plan.splits = count;
-  const Tensor parts =
-      backend().allocate(DType::kF32, Shape{plan.tiles * count * 16 * plan.warps_n * rows});
+  const cuda::DecodePlan plan = cuda::plan_decode(
+      stored_of(c), rows, n, k, backend().info().num_multiprocessors * percent / 100);
+  const Tensor parts = backend().allocate(DType::kU8, Shape{plan.part_bytes});
   const Tensor arrivals = backend().allocate(DType::kI32, Shape{cuda::kMaxDecodeTiles});
   measure(state, c, [&](const Weight& weight) {
-    cuda::run_decode(plan, stored_of(c), args_of(c, weight),
-                     static_cast<float*>(parts.view().raw()),
+    cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(),
                      static_cast<uint32_t*>(arrivals.view().raw()), backend().stream());
   });
 }
@@ -301,10 +299,10 @@ void register_all() {
   }
   for (const int64_t rows : {1, 8, 16, 32, 64}) {
     for (const Size size : kSizes) {
-      for (const int count : {1, 2, 3, 4, 6, 8, 12}) {
+      for (const int percent : {50, 75, 100, 150, 200}) {
         timed(benchmark::RegisterBenchmark(
-            (name_of("splits/bf16", rows, size) + "/" + std::to_string(count)).c_str(), splits,
-            rows, size.n, size.k, kPlain, count));
+            (name_of("blocks/bf16", rows, size) + "/" + std::to_string(percent)).c_str(), blocks,
+            rows, size.n, size.k, kPlain, percent));
       }
     }
   }

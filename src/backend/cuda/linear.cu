@@ -179,13 +179,11 @@ void CudaBackend::do_linear(View out, const Operand& x, const Weight& weight) {
       case Way::kDecode: {
         const int64_t slices = ceil_div(args.rows, kDecodeRows),
                       slice_rows = ceil_div(args.rows, slices);
-        const DecodePlan plan =
-            plan_decode(stored, slice_rows, args.n, args.k, info_.num_multiprocessors);
-        float* parts =
-            plan.part_bytes > 0 ? static_cast<float*>(scratch(plan.part_bytes)) : nullptr;
         for (int64_t row = 0; row < args.rows; row += slice_rows) {
-          run_decode(plan, stored, rows_of(args, row, std::min(args.rows, row + slice_rows)), parts,
-                     arrivals_, stream_);
+          const LinearArgs slice = rows_of(args, row, std::min(args.rows, row + slice_rows));
+          const DecodePlan plan =
+              plan_decode(stored, slice.rows, args.n, args.k, info_.num_multiprocessors);
+          run_decode(plan, stored, slice, scratch(plan.part_bytes), arrivals_, stream_);
         }
         break;
       }

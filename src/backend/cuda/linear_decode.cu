@@ -5,11 +5,14 @@
 // lane holds 16 contiguous bytes of a weight row and four lanes 64, two such pieces one after the
 // other. kAhead of these chunks are in flight in each lane, 64 KB or more in a multiprocessor, and
 // the first ones are asked for before the kernel that writes x is done. x comes through shared
-// memory, in stages that all warps walk together, three in a ring. A block makes 16 * kWarpsN
-// weight rows; its kWarpsK warps a row group take turns at chunks of k, and `splits` blocks share a
-// tile's k when tiles are few: they leave their parts in scratch, and the last to come adds them in
-// order. So a row's bits follow from the shapes alone, not from the other rows. Bound by the
-// weight's bytes.
+// memory, in stages that all warps walk together, three in a ring.
+//
+// A tile is 16 * kRowTiles * kWarpsN weight rows; kWarpsK warps of each take turns at chunks of k.
+// The stages of all tiles are one line, cut into equal pieces, a block each: all blocks run at
+// once and end together, and one tile's last products run while the next one's weights are under
+// way. Where a cut goes through a tile, its blocks leave their sums in scratch and the last to
+// come adds them in order. So a row's bits follow from the shapes alone, not from the other rows.
+// Bound by the weight's bytes.
 #include <algorithm>
 
 #include "backend/cuda/linear.h"
@@ -19,7 +22,7 @@ namespace {
 
 constexpr int kRing = 3;
 
-template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
+template <Stored kStored, int kTokenTiles, int kRowTiles, int kWarpsN, int kWarpsK, int kAhead>
 struct DecodeShape {
   static constexpr int kElements = kStored == Stored::kBF16  ? 8
                                    : kStored == Stored::kFp8 ? 16
@@ -29,22 +32,39 @@ struct DecodeShape {
   static constexpr int kStage = kChunk * kWarpsK * kAhead;
   // Rows of x lie apart so that 8 lanes, two rows of four, read 16 bytes each from all banks.
   static constexpr int kPitch = 2 * kStage + (kStored == Stored::kBF16 ? 64 : 16);
-  static constexpr int kTileN = 16 * kWarpsN, kTokens = 8 * kTokenTiles;
+  static constexpr int kTileN = 16 * kRowTiles * kWarpsN, kTokens = 8 * kTokenTiles;
   static constexpr int kThreads = kWarp * kWarpsN * kWarpsK;
-  static constexpr int kSumPitch = kTileN + 4;
+  // Sums of a tile, four a lane.
+  static constexpr int kFragments = kWarpsN * kRowTiles * kTokenTiles * kWarp;
 
-  static int shared_bytes(int64_t rows) {
-    const int lines = kTokenTiles == 1 ? static_cast<int>(rows) : kTokens;
-    return std::max(kRing * lines * kPitch, kWarpsK * kTokens * kSumPitch * 4);
+  __host__ __device__ static constexpr int stage_bytes(int rows) {
+    return (kTokenTiles == 1 ? rows : kTokens) * kPitch;
+  }
+  static constexpr int shared_bytes(int rows) {
+    return kRing * stage_bytes(rows) + (kWarpsK - 1) * kFragments * 16;
   }
 };
 
-// What a lane holds of a chunk: pieces of rows g and g + 8, and an NVFP4 piece's two scales of
-// each.
-template <int kPieces>
+// How the line of stages is cut: the first `extra` blocks have one more than the others.
+struct Cut {
+  int stages;  // of a tile
+  int each, extra;
+
+  __device__ __forceinline__ int begin_of(int block) const {
+    return block * each + min(block, extra);
+  }
+  __device__ __forceinline__ int block_at(int stage) const {
+    const int longer = extra * (each + 1);
+    return stage < longer ? stage / (each + 1) : extra + (stage - longer) / each;
+  }
+};
+
+// What a lane holds of a chunk: pieces of rows g and g + 8 of each 16, and an NVFP4 piece's two
+// scales of each.
+template <int kPieces, int kRowTiles>
 struct Chunk {
-  uint4 pieces[kPieces][2];
-  uint32_t scales;
+  uint4 pieces[kPieces][kRowTiles][2];
+  uint32_t scales[kRowTiles];
 };
 
 __device__ __forceinline__ uint32_t word_of(const uint4& v, int i) {
@@ -69,253 +89,307 @@ __device__ __forceinline__ void unpack(const uint4& piece, int h, uint32_t scale
   }
 }
 
-template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
-__global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kWarpsN* kWarpsK > 8 ? 1 : 2)
-    decode_kernel(LinearArgs p, int chunks_a_split, float* parts, uint32_t* arrivals) {
-  using Shape = DecodeShape<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>;
+template <Stored kStored, int kTokenTiles, int kRowTiles, int kWarpsN, int kWarpsK, int kAhead>
+__global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kRowTiles > 1 ? 1 : 2)
+    decode_kernel(LinearArgs p, Cut cut, float4* parts, uint32_t* arrivals) {
+  using Shape = DecodeShape<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>;
   VIDERE_DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int warp_n = warp % kWarpsN, warp_k = warp / kWarpsN;
-  const int tile = static_cast<int>(blockIdx.y), split = static_cast<int>(blockIdx.x);
-  const int splits = static_cast<int>(gridDim.x);
+  const int block = static_cast<int>(blockIdx.x);
   const int k = static_cast<int>(p.k), rows = static_cast<int>(p.rows);
-  const int chunks = (k + Shape::kChunk - 1) / Shape::kChunk;
-  const int begin = min(chunks_a_split * split, chunks), end = min(begin + chunks_a_split, chunks);
+  const int begin = cut.begin_of(block), count = cut.each + (block < cut.extra ? 1 : 0);
+  int tile = begin / cut.stages, stage = begin % cut.stages;
 
-  // Past the last weight row the last one is read again; its sums go nowhere.
-  const int64_t first_row = static_cast<int64_t>(tile) * Shape::kTileN + 16 * warp_n;
-  const int64_t row_low = min(first_row + g, p.n - 1), row_high = min(first_row + g + 8, p.n - 1);
-  const uint8_t* const weight[2] = {p.weight + row_low * p.weight_stride + 16 * t,
-                                    p.weight + row_high * p.weight_stride + 16 * t};
-  const auto load = [&](Chunk<Shape::kPieces>& to, int chunk) {
+  // Where this lane's rows of a tile begin. Past the last weight row the last one is read again;
+  // its sums go nowhere.
+  const uint8_t* weight[kRowTiles][2];
+  const uint8_t* block_scales[kRowTiles][2];
+  const auto go_to = [&](int to) {
 #pragma unroll
-    for (int q = 0; q < Shape::kPieces; ++q) {
-      const bool valid = chunk < end && chunk * Shape::kChunk + (4 * q + t) * Shape::kElements < k;
-      const int64_t at = (static_cast<int64_t>(chunk) * Shape::kPieces + q) * 64;
+    for (int m = 0; m < kRowTiles; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        to.pieces[q][half] = valid ? load_once16(weight[half] + at) : make_uint4(0, 0, 0, 0);
-      }
-      if constexpr (kStored == Stored::kNvfp4) {
-        const int64_t block = chunk * (Shape::kChunk / 16) + 2 * t;
-        to.scales = 0;
-        if (valid) {
-          const uint8_t* from = p.block_scales + block;
-          to.scales = *reinterpret_cast<const uint16_t*>(from + row_low * p.block_scale_stride) |
-                      *reinterpret_cast<const uint16_t*>(from + row_high * p.block_scale_stride)
-                          << 16;
+        const int64_t row = min(
+            static_cast<int64_t>(to) * Shape::kTileN + 16 * (warp_n * kRowTiles + m) + g + 8 * half,
+            p.n - 1);
+        weight[m][half] = p.weight + row * p.weight_stride + 16 * t;
+        if constexpr (kStored == Stored::kNvfp4) {
+          block_scales[m][half] = p.block_scales + row * p.block_scale_stride + 2 * t;
         }
       }
     }
   };
-  Chunk<Shape::kPieces> ahead[kAhead];
+  const auto load = [&](Chunk<Shape::kPieces, kRowTiles>& to, int at_stage, int d) {
+    const int chunk = (at_stage * kAhead + d) * kWarpsK + warp_k;
 #pragma unroll
-  for (int d = 0; d < kAhead; ++d) load(ahead[d], begin + d * kWarpsK + warp_k);
+    for (int q = 0; q < Shape::kPieces; ++q) {
+      const bool valid = chunk * Shape::kChunk + (4 * q + t) * Shape::kElements < k;
+      const int64_t at = (static_cast<int64_t>(chunk) * Shape::kPieces + q) * 64;
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          to.pieces[q][m][half] =
+              valid ? load_once16(weight[m][half] + at) : make_uint4(0, 0, 0, 0);
+        }
+        if constexpr (kStored == Stored::kNvfp4) {
+          const int64_t from = static_cast<int64_t>(chunk) * (Shape::kChunk / 16);
+          to.scales[m] = 0;
+          if (valid) {
+            to.scales[m] = *reinterpret_cast<const uint16_t*>(block_scales[m][0] + from) |
+                           *reinterpret_cast<const uint16_t*>(block_scales[m][1] + from) << 16;
+          }
+        }
+      }
+    }
+  };
+  Chunk<Shape::kPieces, kRowTiles> ahead[kAhead];
+  go_to(tile);
+#pragma unroll
+  for (int d = 0; d < kAhead; ++d) load(ahead[d], stage, d);
 
   wait_for_previous();
   let_next_start();
 
-  const int lines = kTokenTiles == 1 ? rows : Shape::kTokens;
-  const int stage_bytes = lines * Shape::kPitch;
-  const int last_k = min(k, end * Shape::kChunk);
-  const auto copy_stage = [&](int stage) {
+  const int stage_bytes = Shape::stage_bytes(rows);
+  const auto copy_stage = [&](int turn, int at_stage) {
     constexpr int kCopies = Shape::kStage / 8;  // of a row
-    char* to = shared + stage % kRing * stage_bytes;
-    const int first = (begin + stage * kAhead * kWarpsK) * Shape::kChunk;
+    char* to = shared + turn % kRing * stage_bytes;
     const BF16* x = static_cast<const BF16*>(p.x);
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < rows * kCopies; i += Shape::kThreads) {
-      const int row = i / kCopies, column = first + i % kCopies * 8;
-      const bool valid = column < last_k;
+      const int row = i / kCopies, column = at_stage * Shape::kStage + i % kCopies * 8;
+      const bool valid = column < k;
       copy_async16(to + row * Shape::kPitch + i % kCopies * 16,
                    x + row * p.x_stride + (valid ? column : 0), valid);
     }
   };
-  const int stages = (end - begin + kWarpsK * kAhead - 1) / (kWarpsK * kAhead);
-  for (int stage = 0; stage < 2; ++stage) {
-    if (stage < stages) copy_stage(stage);
-    commit_copies();
-  }
+  const auto after = [&](int at_stage) { return at_stage + 1 == cut.stages ? 0 : at_stage + 1; };
+  copy_stage(0, stage);
+  commit_copies();
+  int copied = after(stage);
+  if (count > 1) copy_stage(1, copied);
+  commit_copies();
 
-  float sums[kTokenTiles][4] = {};
+  float sums[kRowTiles][kTokenTiles][4] = {};
   const int line = kTokenTiles == 1 ? min(g, rows - 1) : g;
-  for (int stage = 0; stage < stages; ++stage) {
+  for (int i = 0; i < count; ++i) {
     wait_copies<1>();
     __syncthreads();
-    if (stage + 2 < stages) copy_stage(stage + 2);
+    copied = after(copied);
+    if (i + 2 < count) copy_stage(i + 2, copied);
     commit_copies();
-    const char* xs = shared + stage % kRing * stage_bytes + line * Shape::kPitch +
+    const bool more = i + 1 < count;
+    const int next = after(stage);
+    if (more && next == 0) go_to(tile + 1);
+    const char* xs = shared + i % kRing * stage_bytes + line * Shape::kPitch +
                      2 * (warp_k * Shape::kChunk + t * Shape::kElements);
 #pragma unroll
     for (int d = 0; d < kAhead; ++d) {
-      const int chunk = begin + (stage * kAhead + d) * kWarpsK + warp_k;
-      if (chunk >= end) break;
+      if (((stage * kAhead + d) * kWarpsK + warp_k) * Shape::kChunk < k) {
 #pragma unroll
-      for (int q = 0; q < Shape::kPieces; ++q) {
+        for (int q = 0; q < Shape::kPieces; ++q) {
 #pragma unroll
-        for (int h = 0; h < Shape::kElements / 8; ++h) {
-          uint32_t low[4], high[4];
-          unpack<kStored>(ahead[d].pieces[q][0], h, ahead[d].scales, low);
-          unpack<kStored>(ahead[d].pieces[q][1], h, ahead[d].scales >> 16, high);
-          const uint32_t a[2][4] = {{low[0], high[0], low[1], high[1]},
-                                    {low[2], high[2], low[3], high[3]}};
+          for (int h = 0; h < Shape::kElements / 8; ++h) {
+            uint32_t a[kRowTiles][2][4];
 #pragma unroll
-          for (int j = 0; j < kTokenTiles; ++j) {
-            const uint4 b = *reinterpret_cast<const uint4*>(
-                xs + 8 * j * Shape::kPitch +
-                2 * (d * kWarpsK * Shape::kChunk + 4 * q * Shape::kElements + 8 * h));
-            mma_bf16(sums[j], a[0], {b.x, b.y});
-            mma_bf16(sums[j], a[1], {b.z, b.w});
+            for (int m = 0; m < kRowTiles; ++m) {
+              uint32_t low[4], high[4];
+              unpack<kStored>(ahead[d].pieces[q][m][0], h, ahead[d].scales[m], low);
+              unpack<kStored>(ahead[d].pieces[q][m][1], h, ahead[d].scales[m] >> 16, high);
+#pragma unroll
+              for (int half = 0; half < 2; ++half) {
+                a[m][half][0] = low[2 * half], a[m][half][1] = high[2 * half];
+                a[m][half][2] = low[2 * half + 1], a[m][half][3] = high[2 * half + 1];
+              }
+            }
+#pragma unroll
+            for (int j = 0; j < kTokenTiles; ++j) {
+              const uint4 b = *reinterpret_cast<const uint4*>(
+                  xs + 8 * j * Shape::kPitch +
+                  2 * (d * kWarpsK * Shape::kChunk + 4 * q * Shape::kElements + 8 * h));
+#pragma unroll
+              for (int m = 0; m < kRowTiles; ++m) {
+                mma_bf16(sums[m][j], a[m][0], {b.x, b.y});
+                mma_bf16(sums[m][j], a[m][1], {b.z, b.w});
+              }
+            }
           }
         }
       }
-      load(ahead[d], chunk + kAhead * kWarpsK);
+      if (more) load(ahead[d], next, d);
     }
-  }
+    stage = next;
+    if (more && next != 0) continue;
 
-  // The warps' sums meet in shared memory, [warp_k, token, column].
-  wait_copies<0>();
-  __syncthreads();
-  float* const met = reinterpret_cast<float*>(shared);
+    // The tile ends here, or this block's part of it.
+    const int first = tile * cut.stages;
+    const int first_block = cut.block_at(first), last_block = cut.block_at(first + cut.stages - 1);
+    bool mine = warp_k == 0;  // to write out
+    if constexpr (kWarpsK > 1) {
+      float4* met = reinterpret_cast<float4*>(shared + kRing * stage_bytes) + lane;
 #pragma unroll
-  for (int j = 0; j < kTokenTiles; ++j) {
+      for (int w = 1; w < kWarpsK; ++w) {
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int token = 8 * j + 2 * t + i % 2, column = 16 * warp_n + g + i / 2 * 8;
-      met[(warp_k * Shape::kTokens + token) * Shape::kSumPitch + column] = sums[j][i];
+        for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+          const float* s = sums[f / kTokenTiles][f % kTokenTiles];
+          if (warp_k == w) {
+            met[((w - 1) * kWarpsN + warp_n) * kRowTiles * kTokenTiles * kWarp + f * kWarp] =
+                make_float4(s[0], s[1], s[2], s[3]);
+          }
+        }
+      }
+      __syncthreads();
+      if (mine) {
+#pragma unroll
+        for (int w = 1; w < kWarpsK; ++w) {
+#pragma unroll
+          for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+            float* s = sums[f / kTokenTiles][f % kTokenTiles];
+            const float4 more_sums =
+                met[((w - 1) * kWarpsN + warp_n) * kRowTiles * kTokenTiles * kWarp + f * kWarp];
+            s[0] += more_sums.x, s[1] += more_sums.y, s[2] += more_sums.z, s[3] += more_sums.w;
+          }
+        }
+      }
     }
-  }
-  __syncthreads();
-  constexpr int kQuads = Shape::kTileN / 4;
-  const auto met_at = [&](int token, int quad) {
-    float4 sum = make_float4(0, 0, 0, 0);
+    if (first_block != last_block) {
+      // A block leaves sums of at most two tiles: of where it begins, and of where it ends.
+      __shared__ bool is_last;
+      const auto part_of = [&](int of) {
+        const int slot = 2 * of + (cut.begin_of(of) >= first ? 0 : 1);
+        return parts + static_cast<int64_t>(slot) * Shape::kFragments +
+               warp_n * kRowTiles * kTokenTiles * kWarp + lane;
+      };
+      if (mine) {
+        float4* part = part_of(block);
 #pragma unroll
-    for (int w = 0; w < kWarpsK; ++w) {
-      const float4 part = *reinterpret_cast<const float4*>(
-          met + (w * Shape::kTokens + token) * Shape::kSumPitch + 4 * quad);
-      sum = make_float4(sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w);
-    }
-    return sum;
-  };
-  const auto store = [&](int token, int quad, const float4& sum) {
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+        for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+          const float* s = sums[f / kTokenTiles][f % kTokenTiles];
+          part[f * kWarp] = make_float4(s[0], s[1], s[2], s[3]);
+        }
+      }
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        is_last = atomicAdd(arrivals + tile, 1u) == static_cast<uint32_t>(last_block - first_block);
+        if (is_last) arrivals[tile] = 0;
+      }
+      __syncthreads();
+      mine = mine && is_last;
+      if (mine) {
+        __threadfence();
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int64_t column = static_cast<int64_t>(tile) * Shape::kTileN + 4 * quad + i;
-      if (column < p.n)
-        store_out<BF16>(p, token, column,
-                        values[i] * column_scale(p, column) + column_bias(p, column));
-    }
-  };
-  if (splits == 1) {
+        for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) sums[f / kTokenTiles][f % kTokenTiles][c] = 0;
+        }
 #pragma unroll 1
-    for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
-      store(i / kQuads, i % kQuads, met_at(i / kQuads, i % kQuads));
+        for (int of = first_block; of <= last_block; ++of) {
+          const float4* part = part_of(of);
+#pragma unroll
+          for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+            float* s = sums[f / kTokenTiles][f % kTokenTiles];
+            const float4 more_sums = load_written16(part + f * kWarp);
+            s[0] += more_sums.x, s[1] += more_sums.y, s[2] += more_sums.z, s[3] += more_sums.w;
+          }
+        }
+      }
     }
-    return;
-  }
-
-  __shared__ bool is_last;
-  float4* const tile_parts =
-      reinterpret_cast<float4*>(parts) + static_cast<int64_t>(tile) * splits * rows * kQuads;
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
-    tile_parts[static_cast<int64_t>(split) * rows * kQuads + i] = met_at(i / kQuads, i % kQuads);
-  }
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    is_last = atomicAdd(arrivals + tile, 1u) == static_cast<uint32_t>(splits - 1);
-    if (is_last) arrivals[tile] = 0;
-  }
-  __syncthreads();
-  if (!is_last) return;
-  __threadfence();
-#pragma unroll 1
-  for (int i = static_cast<int>(threadIdx.x); i < rows * kQuads; i += Shape::kThreads) {
-    float4 sum = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-    for (int s = 0; s < splits; ++s) {
-      const float4 part = load_written16(tile_parts + static_cast<int64_t>(s) * rows * kQuads + i);
-      sum = make_float4(sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w);
+    if (mine) {
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int64_t column = static_cast<int64_t>(tile) * Shape::kTileN +
+                                 16 * (warp_n * kRowTiles + m) + g + 8 * half;
+          if (column >= p.n) continue;
+          const float scale = column_scale(p, column), bias = column_bias(p, column);
+#pragma unroll
+          for (int j = 0; j < kTokenTiles; ++j) {
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+              const int token = 8 * j + 2 * t + c;
+              if (token < rows) {
+                store_out<BF16>(p, token, column, sums[m][j][2 * half + c] * scale + bias);
+              }
+            }
+          }
+        }
+      }
     }
-    store(i / kQuads, i % kQuads, sum);
+#pragma unroll
+    for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sums[f / kTokenTiles][f % kTokenTiles][c] = 0;
+    }
+    ++tile;
   }
 }
 
-template <Stored kStored, int kTokenTiles, int kWarpsN, int kWarpsK, int kAhead>
-void run_as(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals,
-            Stream stream) {
-  using Shape = DecodeShape<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>;
-  launch(decode_kernel<kStored, kTokenTiles, kWarpsN, kWarpsK, kAhead>,
-         {.grid = dim3(plan.splits, plan.tiles),
-          .block = dim3(Shape::kThreads),
-          .shared_bytes = Shape::shared_bytes(args.rows),
-          .overlap = true},
-         stream, args, static_cast<int>(ceil_div(ceil_div(args.k, Shape::kChunk), plan.splits)),
-         parts, arrivals);
+// What to do with the shape that serves so many rows. Wider tiles as rows grow, so that x, which
+// every tile reads again from L2, stays an eighth to a third of the weight's bytes.
+template <Stored kStored, typename Fn>
+auto with_shape(int64_t rows, Fn&& fn) {
+  constexpr int kFew = kStored == Stored::kBF16 ? 3 : 2;  // chunks ahead beside many sums
+  const auto as = [&]<int kTokenTiles, int kRowTiles, int kWarpsN, int kWarpsK, int kAhead>() {
+    return fn(DecodeShape<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>{},
+              decode_kernel<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>,
+              kRowTiles > 1 ? 1 : 2);
+  };
+  if (rows <= 8) return as.template operator()<1, 1, 4, 2, 4>();
+  if (rows <= 16) return as.template operator()<2, 1, 4, 2, 4>();
+  if (rows <= 32) return as.template operator()<4, 1, 8, 1, kFew>();
+  return as.template operator()<8, 2, 6, 1, kFew>();
 }
 
 template <Stored kStored>
-void run_stored(const DecodePlan& plan, const LinearArgs& args, float* parts, uint32_t* arrivals,
+DecodePlan plan_stored(int64_t rows, int64_t n, int64_t k, int num_multiprocessors) {
+  return with_shape<kStored>(rows, [&](auto shape, auto, int blocks_each) {
+    using Shape = decltype(shape);
+    DecodePlan plan{};
+    plan.stages = ceil_div(k, Shape::kStage);
+    const int64_t all = ceil_div(n, Shape::kTileN) * plan.stages;
+    // As many blocks as leave each the same, if that is fewer than there is room for.
+    plan.blocks = ceil_div(all, ceil_div(all, int64_t{blocks_each} * num_multiprocessors));
+    plan.each = all / plan.blocks;
+    plan.extra = all % plan.blocks;
+    plan.part_bytes = 2 * plan.blocks * Shape::kFragments * 16;
+    return plan;
+  });
+}
+
+template <Stored kStored>
+void run_stored(const DecodePlan& plan, const LinearArgs& args, void* parts, uint32_t* arrivals,
                 Stream stream) {
-  constexpr int kFew =
-      kStored == Stored::kBF16 ? 3 : 2;  // chunks ahead where registers hold many sums
-  if (plan.token_tiles == 8)
-    return run_as<kStored, 8, 16, 1, kFew>(plan, args, parts, arrivals, stream);
-  if (plan.token_tiles == 4)
-    return run_as<kStored, 4, 8, 1, kFew>(plan, args, parts, arrivals, stream);
-  if (plan.token_tiles == 2)
-    return run_as<kStored, 2, 4, 2, 4>(plan, args, parts, arrivals, stream);
-  if (plan.warps_n == 4) return run_as<kStored, 1, 4, 2, 4>(plan, args, parts, arrivals, stream);
-  run_as<kStored, 1, 1, 8, 4>(plan, args, parts, arrivals, stream);
+  with_shape<kStored>(args.rows, [&](auto shape, auto kernel, int) {
+    using Shape = decltype(shape);
+    const Cut cut{static_cast<int>(plan.stages), static_cast<int>(plan.each),
+                  static_cast<int>(plan.extra)};
+    launch(kernel,
+           {.grid = dim3(plan.blocks),
+            .block = dim3(Shape::kThreads),
+            .shared_bytes = Shape::shared_bytes(static_cast<int>(args.rows)),
+            .overlap = true},
+           stream, args, cut, static_cast<float4*>(parts), arrivals);
+  });
 }
 
 }  // namespace
 
-// Wider blocks as rows grow, so that x, which every tile reads again from L2, stays an eighth to a
-// quarter of the weight's bytes. `splits` is what a small model of the card finds best: all
-// multiprocessors busy and the last wave full, against parts that are written and added.
 DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int num_multiprocessors) {
-  DecodePlan plan{};
-  plan.token_tiles = rows <= 8 ? 1 : rows <= 16 ? 2 : rows <= 32 ? 4 : 8;
-  plan.warps_n = rows <= 2 ? 1 : rows <= 16 ? 4 : rows <= 32 ? 8 : 16;
-  const int warps_k = std::max(8 / plan.warps_n, 1);
-  const int64_t tile_rows = 16 * plan.warps_n;
-  plan.tiles = ceil_div(n, tile_rows);
-  const int64_t chunks = ceil_div(k, stored == Stored::kBF16 ? 64 : 128);
-  const double bytes_of_k = stored == Stored::kBF16 ? 2 : stored == Stored::kFp8 ? 1 : 0.5625;
-
-  // Bytes and nanoseconds of one H200: 34 a multiprocessor, 64 at most for one block.
-  const double slots = num_multiprocessors * (plan.token_tiles == 8 ? 1.0 : 2.0);
-  const double all_rate = 34.0 * num_multiprocessors;
-  const int64_t tokens = plan.token_tiles * 8;
-  double best = 0;
-  for (int splits = 1;
-       splits <= 16 && splits * 2 * warps_k <= std::max<int64_t>(chunks, 2 * warps_k); ++splits) {
-    const double units = static_cast<double>(plan.tiles) * splits, waves = units / slots;
-    const double full =
-        static_cast<double>(ceil_div(plan.tiles * splits, static_cast<int64_t>(slots)));
-    const double passes = waves <= 1 ? 1 : waves + 0.4 * (full - waves);
-    const double unit_bytes = static_cast<double>(tile_rows * k) * bytes_of_k / splits;
-    const double rate = std::min(64.0, all_rate / std::min(units, slots));
-    double time = passes * (unit_bytes / rate + 200);
-    if (splits > 1) {
-      time += 1000 + static_cast<double>(tile_rows * tokens * splits) * 4 / 100 +
-              static_cast<double>(n * tokens * splits) * 8 / all_rate;
-    }
-    if (best == 0 || time < best) {
-      best = time;
-      plan.splits = splits;
-    }
+  switch (stored) {
+    case Stored::kFp8:
+      return plan_stored<Stored::kFp8>(rows, n, k, num_multiprocessors);
+    case Stored::kNvfp4:
+      return plan_stored<Stored::kNvfp4>(rows, n, k, num_multiprocessors);
+    default:
+      return plan_stored<Stored::kBF16>(rows, n, k, num_multiprocessors);
   }
-  plan.splits =
-      static_cast<int>(ceil_div(chunks, ceil_div(chunks, plan.splits)));  // none without a chunk
-  plan.part_bytes = plan.splits == 1 ? 0 : plan.tiles * plan.splits * tile_rows * rows * 4;
-  return plan;
 }
 
-void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, float* parts,
+void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
                 uint32_t* arrivals, Stream stream) {
   switch (stored) {
     case Stored::kFp8:
