@@ -323,9 +323,9 @@ TEST_P(Scan, MatchesTheRecurrenceInAnyStep) {
 TEST_P(Scan, AlignedRowsTakeTheModelsPath) {
   uint32_t seed = 900;
   for (const ScanShape& shape :
-       {ScanShape{2, 80, 1, 128, 128}, ScanShape{8, 32, 2, 64, 128}, ScanShape{8, 88, 8, 32, 16},
-        ScanShape{8, 40, 1, 128, 48, DType::kBF16}, ScanShape{8, 16, 2, 64, 256, DType::kF16},
-        ScanShape{8, 8, 8, 128, 64, DType::kF32, 0.3f, 0.9f}}) {
+       {ScanShape{2, 80, 1, 128, 128}, ScanShape{4, 32, 2, 64, 128}, ScanShape{2, 88, 2, 32, 16},
+        ScanShape{2, 40, 1, 128, 48, DType::kBF16}, ScanShape{2, 16, 2, 64, 256, DType::kF16},
+        ScanShape{2, 8, 1, 128, 64, DType::kF32, 0.3f, 0.9f}}) {
     for (const auto& seqs : {sequences(), decoding(), long_pieces()}) {
       check(shape, seqs, true, seed += 20);
     }

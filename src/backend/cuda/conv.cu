@@ -10,7 +10,8 @@ constexpr int kVector = 8;   // channels a thread of the fast kernels: 16 bytes 
 constexpr int kHistory = 3;  // ... and their taps less one
 constexpr int kThreads = 128;
 constexpr int kTileRows = 32;  // rows a thread walks: 3 rows read twice in 32
-constexpr int kShort = 8;      // sequences up to this length are no work for tiles
+constexpr int kAhead = 4;
+constexpr int kShort = 8;  // sequences up to this length are no work for tiles
 
 struct ConvArgs {
   const void* x;
@@ -102,15 +103,25 @@ struct Channels {
 };
 
 __device__ __forceinline__ Channels zeros() { return Channels{}; }
-__device__ __forceinline__ Channels load(const BF16* p) {
-  const uint4 raw = *reinterpret_cast<const uint4*>(p);
+__device__ __forceinline__ Channels channels_of(uint4 raw) {
   return Channels{{bf16_low(raw.x), bf16_high(raw.x), bf16_low(raw.y), bf16_high(raw.y),
                    bf16_low(raw.z), bf16_high(raw.z), bf16_low(raw.w), bf16_high(raw.w)}};
+}
+__device__ __forceinline__ Channels channels_of(const Channels& c) { return c; }
+__device__ __forceinline__ Channels load(const BF16* p) {
+  return channels_of(*reinterpret_cast<const uint4*>(p));
 }
 __device__ __forceinline__ Channels load(const float* p) {
   const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
   return Channels{{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
 }
+// A row's channels as they come from memory.
+template <typename T>
+using Row = std::conditional_t<std::is_same_v<T, BF16>, uint4, Channels>;
+__device__ __forceinline__ uint4 fetch_row(const BF16* p) {
+  return *reinterpret_cast<const uint4*>(p);
+}
+__device__ __forceinline__ Channels fetch_row(const float* p) { return load(p); }
 __device__ __forceinline__ Channels load(const FloatReader& from, int64_t at) {
   if (from.dtype == DType::kBF16) return load(static_cast<const BF16*>(from.data) + at);
   if (from.dtype == DType::kF32) return load(static_cast<const float*>(from.data) + at);
@@ -215,32 +226,38 @@ __global__ void __launch_bounds__(kThreads)
   if (idle) return;
   const T* x = static_cast<const T*>(args.x) + first * args.x_stride + channel;
   T* out = static_cast<T*>(args.out) + first * args.out_stride + channel;
-  if (length <= limit) {
-    Channels a = old[0], b = old[1], c = old[2];
-    for (int64_t t = 0; t < length; ++t) {
-      const Channels d = load(x + t * args.x_stride);
-      convolve(out + t * args.out_stride, taps, a, b, c, d);
-      a = b, b = c, c = d;
-    }
-  }
   const auto keep = [&](int64_t t, int32_t slot) {  // the state after row t
     const Channels c = load(x + t * args.x_stride);
     const Channels b = t >= 1 ? load(x + (t - 1) * args.x_stride) : old[2];
     const Channels a = t >= 2 ? load(x + (t - 2) * args.x_stride) : t == 1 ? old[2] : old[1];
     keep_state(args, slot, channel, a, b, c);
   };
-  for (int emit = first_emit(step, seq); emit < step.num_emits && step.emit_seqs[emit] == seq;
-       ++emit) {
+  const int32_t write = step.write_slots[seq];
+  Channels a = old[0], b = old[1], c = old[2];
+  if (length <= limit) {
+    for (int64_t t = 0; t < length; ++t) {
+      const Channels d = load(x + t * args.x_stride);
+      convolve(out + t * args.out_stride, taps, a, b, c, d);
+      a = b, b = c, c = d;
+    }
+  }
+  for (int emit = step.num_emits > 0 ? first_emit(step, seq) : 0;
+       emit < step.num_emits && step.emit_seqs[emit] == seq; ++emit) {
     keep(step.emit_rows[emit], step.emit_slots[emit]);
   }
-  keep(length - 1, step.write_slots[seq]);
+  if (length <= limit) {
+    keep_state(args, write, channel, a, b, c);
+  } else {
+    keep(length - 1, write);
+  }
 }
 
 /// The rows of sequences of more than kShort rows. A block takes 1024 channels of kTileRows rows of
 /// the flat batch; a thread walks down eight channels with the three rows before in registers, four
 /// loads in flight.
 template <typename T>
-__global__ void __launch_bounds__(kThreads) conv_tiles(ConvArgs args, StepView step) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) == 2 ? 4 : 2)
+    conv_tiles(ConvArgs args, StepView step) {
   __shared__ int first_seq;
   const int channel = static_cast<int>(blockIdx.x * kThreads + threadIdx.x) * kVector;
   const int begin = static_cast<int>(blockIdx.y) * kTileRows;
@@ -266,21 +283,27 @@ __global__ void __launch_bounds__(kThreads) conv_tiles(ConvArgs args, StepView s
                                    : load_state(args, read, row - first + kHistory - back, channel);
       };
       Channels a = before(3), b = before(2), c = before(1);
+      Row<T> ahead[kAhead];
+      const auto fetch = [&](int from) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) {
+          if (from + i < stop) ahead[i] = fetch_row(x + int64_t{from + i} * args.x_stride);
+        }
+      };
+      fetch(row);
       while (row < stop) {
-        constexpr int kAhead = 4;
-        Channels d[kAhead];
-        const int count = min(kAhead, stop - row);
+        Row<T> now[kAhead];
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) now[i] = ahead[i];
+        fetch(row + kAhead);
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) {
-          if (i < count) d[i] = load(x + int64_t{row + i} * args.x_stride);
+          if (row + i >= stop) break;
+          const Channels d = channels_of(now[i]);
+          convolve(out + int64_t{row + i} * args.out_stride, taps, a, b, c, d);
+          a = b, b = c, c = d;
         }
-#pragma unroll
-        for (int i = 0; i < kAhead; ++i) {
-          if (i >= count) break;
-          convolve(out + int64_t{row + i} * args.out_stride, taps, a, b, c, d[i]);
-          a = b, b = c, c = d[i];
-        }
-        row += count;
+        row += kAhead;
       }
     }
     row = stop;

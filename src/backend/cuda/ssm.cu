@@ -11,96 +11,114 @@ constexpr int kWarps = 8;       // of scan_rows
 constexpr int kRows = 5;        // state rows a lane holds 16 bytes of: 20 KiB in flight a block
 constexpr int kPlainWarps = 4;  // of scan_any
 
-/// A block takes kWarps * kRows * (32 / lanes) rows of one head of one sequence of at most `limit`
-/// rows; `lanes` neighbours hold a state row, 16 bytes each; for the model's 80 x 128 float32 that
-/// is half a head.
+/// A block takes kWarps * kRows * (32 / lanes) state rows of one head of one sequence of at most
+/// `limit` rows; `lanes` neighbours hold a state row, 16 bytes each; for the model's 80 x 128
+/// float32 that is half a head, and four blocks keep 80 KiB a multiprocessor in flight.
 ///
 /// The state is fetched before the kernel before is through. That is sound as long as the last
 /// writer of this layer's state is not that kernel: it is this op's last run, and causal_conv at
 /// least comes between; and as long as every kernel waits for the one before it before it lets the
 /// next one start, so that only one can be unfinished when this one begins.
 template <typename T, typename S>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    scan_rows(ScanArgs args, StepView step, int lanes, int limit) {
+__global__ void __launch_bounds__(kWarps* kWarp, 4)
+    scan_rows(ScanArgs args, StepView step, int log2_lanes, int limit) {
   constexpr int kCount = kLaneElements<S>;
+  const int lanes = 1 << log2_lanes,
+            at_once = kWarp >> log2_lanes;  // rows a warp holds side by side
   const int lane = static_cast<int>(threadIdx.x) % kWarp,
             warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int at_once = kWarp / lanes;  // rows a warp holds side by side
-  const int rows_a_block = kWarps * kRows * at_once;
-  const int parts = (args.head_dim + rows_a_block - 1) / rows_a_block;
-  const int head = static_cast<int>(blockIdx.x) / parts, seq = blockIdx.y;
+  const int mine = lane & (lanes - 1);  // of the lanes of a row
   const int p0 =
-      static_cast<int>(blockIdx.x) % parts * rows_a_block + warp * kRows * at_once + lane / lanes;
-  const int n0 = lane % lanes * kCount;
+      ((static_cast<int>(blockIdx.x) * kWarps + warp) * kRows) * at_once + (lane >> log2_lanes);
+  const int head = blockIdx.y, seq = blockIdx.z;
   const int64_t first = step.cu_seqlens[seq];
   const int length = static_cast<int>(step.cu_seqlens[seq + 1] - first);
   const bool idle = length <= 0 || length > limit;
-  float s[kRows][kCount] = {};
-  float dt_bias = 0, a = 0, d = 0;
-  if (!idle) {
-    const int32_t read = step.read_slots[seq];
-    if (read != kNoSlot) {
-      const S* from = static_cast<const S*>(args.state) + read * args.slot_stride +
-                      head * args.head_stride + n0;
-      uint4 raw[kRows];
+  const int32_t read = idle ? kNoSlot : step.read_slots[seq];
+  const int row_step = at_once * args.n_state;  // from one of a lane's rows to its next
+  S* const states =
+      static_cast<S*>(args.state) + head * args.head_stride + (p0 * args.n_state + mine * kCount);
+  const S* const from = states + read * args.slot_stride;
+  const int rows = min(kRows, (args.head_dim - p0 + at_once - 1) / at_once);
+  uint4 raw[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const int p = p0 + r * at_once;
-        raw[r] = p < args.head_dim ? load_stream16(from + int64_t{p} * args.n_state)
-                                   : make_uint4(0, 0, 0, 0);
-      }
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) unpack<S>(s[r], raw[r]);
-    }
-    dt_bias = args.dt_bias[head], a = args.a[head], d = args.d[head];
+  for (int r = 0; r < kRows; ++r) {
+    raw[r] = make_uint4(0, 0, 0, 0);
+    if (r < rows && read != kNoSlot) raw[r] = load_stream16(from + r * row_step);
   }
+  const float dt_bias = args.dt_bias[head], a = args.a[head], d = args.d[head];
+  const int group = head / args.group_heads;
   wait_for_previous();
   let_next_start();
   if (idle) return;
 
-  const int mine = lane % lanes;  // whose x this lane fetches and whose y it stores
-  const int my_p = p0 + mine * at_once;
-  const bool has_row = mine < kRows && my_p < args.head_dim;
-  const int64_t bc = int64_t{head / args.group_heads} * args.n_state + n0;
-  const T* x =
-      static_cast<const T*>(args.x) + first * args.x_stride + int64_t{head} * args.head_dim + my_p;
-  const T* b = static_cast<const T*>(args.b) + first * args.b_stride + bc;
-  const T* c = static_cast<const T*>(args.c) + first * args.c_stride + bc;
-  const T* dt = static_cast<const T*>(args.dt) + first * args.dt_stride + head;
-  T* y = static_cast<T*>(args.y) + first * args.y_stride + int64_t{head} * args.head_dim + my_p;
   const uint32_t position = static_cast<uint32_t>(step.context_lens[seq]);
-  const auto keep = [&](int32_t slot, int t) {
-    S* to = static_cast<S*>(args.state) + slot * args.slot_stride + head * args.head_stride;
-    const uint32_t seed = rounding_seed(head, position + t);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const int p = p0 + r * at_once;
-      const uint32_t at = static_cast<uint32_t>(p) * args.n_state + n0;
-      if (p < args.head_dim) store_stream16(to + at, pack<S>(s[r], at, seed));
-    }
+  const int emit = step.num_emits > 0 ? first_emit(step, seq) : 0;
+  const bool emits = emit < step.num_emits && step.emit_seqs[emit] == seq;
+  S* const to = states + step.write_slots[seq] * args.slot_stride;
+  const auto place = [&](int r) {  // of a row's first element in its head
+    return static_cast<uint32_t>(p0 * args.n_state + mine * kCount + r * row_step);
   };
-  int emit = step.num_emits > 0 ? first_emit(step, seq) : 0;
-  for (int t = 0; t < length; ++t) {
-    float b_row[kCount], c_row[kCount];
-    load_elements(b_row, b + t * args.b_stride);
-    load_elements(c_row, c + t * args.c_stride);
-    const float my_x = has_row ? float_of(x[t * args.x_stride]) : 0.0f;
-    const float delta = step_size(args, float_of(dt[t * args.dt_stride]) + dt_bias);
+  const int64_t bc = int64_t{group} * args.n_state + mine * kCount;
+  const int64_t channel = int64_t{head} * args.head_dim + p0;
+  const auto value_of = [](const void* rows_of_t, int64_t at) {
+    return float_of(static_cast<const T*>(rows_of_t)[at]);
+  };
+  if (length == 1 && !emits) {
+    float b[kCount], c[kCount];
+    load_elements(b, static_cast<const T*>(args.b) + first * args.b_stride + bc);
+    load_elements(c, static_cast<const T*>(args.c) + first * args.c_stride + bc);
+    const float my_x =  // a lane fetches one row's x and stores one row's y
+        mine < rows ? value_of(args.x, first * args.x_stride + channel + mine * at_once) : 0.0f;
+    const float delta = step_size(args, value_of(args.dt, first * args.dt_stride + head) + dt_bias);
     const float decay = expf(delta * a);
+    const uint32_t seed = rounding_seed(head, position);
     float my_y = 0;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const float value = __shfl_sync(kAllLanes, my_x, lane - mine + r);
-      const float sum = fmaf(d, value, update_row(s[r], decay, delta * value, b_row, c_row, lanes));
-      if (mine == r) my_y = sum;
+      float s[kCount];
+      unpack<S>(s, raw[r]);
+      const float x = __shfl_sync(kAllLanes, my_x, lane - mine + r);
+      const float y = fmaf(d, x, update_row(s, decay, delta * x, b, c, lanes));
+      if (mine == r) my_y = y;
+      if (r < rows) store_stream16(to + r * row_step, pack<S>(s, place(r), seed));
     }
-    if (has_row) y[t * args.y_stride] = rounded<T>(my_y);
-    for (; emit < step.num_emits && step.emit_seqs[emit] == seq && step.emit_rows[emit] == t;
-         ++emit) {
-      keep(step.emit_slots[emit], t);
+    if (mine < rows) {
+      static_cast<T*>(args.y)[first * args.y_stride + channel + mine * at_once] = rounded<T>(my_y);
     }
+    return;
   }
-  keep(step.write_slots[seq], length - 1);
+  // Many rows: one state row after the other, fetched again. All lanes go around, since they sum
+  // together.
+#pragma unroll 1
+  for (int r = 0; r < kRows; ++r) {
+    const bool here = r < rows;
+    float s[kCount] = {};
+    if (here && read != kNoSlot) unpack<S>(s, load_stream16(from + r * row_step));
+    const auto keep = [&](S* slot, int t) {
+      const uint4 packed = pack<S>(s, place(r), rounding_seed(head, position + t));
+      if (here) store_stream16(slot + r * row_step, packed);
+    };
+    int next = emit;
+#pragma unroll 1
+    for (int t = 0; t < length; ++t) {
+      const int64_t row = first + t;
+      float b[kCount], c[kCount];
+      load_elements(b, static_cast<const T*>(args.b) + row * args.b_stride + bc);
+      load_elements(c, static_cast<const T*>(args.c) + row * args.c_stride + bc);
+      const float x = here ? value_of(args.x, row * args.x_stride + channel + r * at_once) : 0.0f;
+      const float delta = step_size(args, value_of(args.dt, row * args.dt_stride + head) + dt_bias);
+      const float y = fmaf(d, x, update_row(s, expf(delta * a), delta * x, b, c, lanes));
+      if (here && mine == 0) {
+        static_cast<T*>(args.y)[row * args.y_stride + channel + r * at_once] = rounded<T>(y);
+      }
+      for (; next < step.num_emits && step.emit_seqs[next] == seq && step.emit_rows[next] == t;
+           ++next) {
+        keep(states + step.emit_slots[next] * args.slot_stride, t);
+      }
+    }
+    keep(to, length - 1);
+  }
 }
 
 /// Any size and alignment: a warp takes one state row of one head of one sequence, which lies in
@@ -212,11 +230,15 @@ void CudaBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Ste
     with_state_type(state.dtype(), [&](auto state_zero) {
       using S = decltype(state_zero);
       if (lanes > 0) {
-        const int64_t parts = ceil_div(args.head_dim, int64_t{kWarps} * kRows * (kWarp / lanes));
-        shape.grid = dim3(args.heads * parts, seqs);
+        const int64_t rows_a_block = int64_t{kWarps} * kRows * (kWarp / lanes);
+        shape.grid = dim3(ceil_div(args.head_dim, rows_a_block), args.heads, seqs);
         shape.block = dim3(kWarps * kWarp);
         shape.shared_bytes = 0;
-        return run(scan_rows<T, S>, shape, args, step, lanes, limit);
+        return run(scan_rows<T, S>, shape, args, step,
+                   lanes == 32   ? 5
+                   : lanes == 16 ? 4
+                                 : 3,
+                   limit);
       }
       shape.grid = dim3(args.heads * ceil_div(args.head_dim, kPlainWarps), seqs);
       shape.block = dim3(kPlainWarps * kWarp);

@@ -134,7 +134,12 @@ __device__ __forceinline__ float update_row(float (&s)[kCount], float decay, flo
     s[i] = fmaf(s[i], decay, dt_x * b[i]);
     sum = fmaf(s[i], c[i], sum);
   }
-  for (int step = lanes / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+#pragma unroll
+  for (int step = kWarp / 2; step > 0;
+       step /= 2) {  // no branch, so that several rows' sums interleave
+    const float other = __shfl_xor_sync(kAllLanes, sum, step);
+    sum += step < lanes ? other : 0.0f;
+  }
   return sum;
 }
 

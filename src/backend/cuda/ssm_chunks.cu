@@ -546,8 +546,9 @@ ScanChunks find_scan_chunks(const ScanArgs& args, DType state_dtype, const StepV
   if (args.n_state > 128 || args.n_state % 8 != 0 || args.head_dim % 8 != 0) return nullptr;
   const bool narrow = args.n_state <= 64;
   const int slices = args.head_dim > kSlice ? kMaxSlices : 1;
-  // Sequences of two rows or more are fewer than both; 16 at once fill any card.
-  const int64_t sequences = std::min<int64_t>({step.num_seqs, ceil_div(step.num_tokens, 2), 16});
+  // Sequences of two rows or more are fewer than both; eight at once fill any card, and blocks that
+  // find none cost little.
+  const int64_t sequences = std::min<int64_t>({step.num_seqs, ceil_div(step.num_tokens, 2), 8});
   shape->grid = dim3(args.heads * ceil_div(args.head_dim, slices * kSlice), sequences);
   shape->block = dim3(slices * kSliceThreads);
   shape->shared_bytes = static_cast<int>(narrow ? sizeof(Shared<64>) : sizeof(Shared<128>));
