@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kWarps = 4, kThreads = kWarps * kWarp;
 constexpr int kStages = 3;
+constexpr int kMaxGroup = 16;
 constexpr int kLeastTiles =
     2;  // of a block: fewer pieces to put together where there is little to read
 
@@ -34,11 +35,14 @@ struct Tiling {
   static constexpr int kPartBytes =
       kStepKeys * Rows::kPitch * 16;  // keys, or values, of a warp's step
   static constexpr int kWarpBytes = kStages * 2 * kPartBytes;
-  static constexpr int kOutPitch =
-      kHeadDim + 4;  // lanes that write 8 dims of 4 heads meet no bank twice
-  static constexpr int shared_bytes(int group) {
-    return kWarps * (kWarpBytes + group * (kOutPitch + 2) * static_cast<int>(sizeof(float)));
+  static constexpr int kSharedBytes = kWarps * kWarpBytes;
+  // Floats of a head's sums on their way between warps: 4 more, and lanes that write 8 dims of 4
+  // heads meet no bank twice.
+  static constexpr int out_pitch(int group) {
+    return group * (kHeadDim + 4) * static_cast<int>(sizeof(float)) <= 2 * kPartBytes ? kHeadDim + 4
+                                                                                      : kHeadDim;
   }
+  static_assert(kMaxGroup * kHeadDim * static_cast<int>(sizeof(float)) <= 2 * kPartBytes);
 };
 
 // Where in the line of tiles something stands.
@@ -110,6 +114,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
                 kTileKeys = Tiles::kTileKeys;
   constexpr int kStepKeys = Tiles::kStepKeys, kChunks = Tiles::kChunks;
   __shared__ int warp_sums[kWarps], found[2];
+  __shared__ float maxima[kWarps][kMaxGroup][2];  // largest scores, sums of weights
   VIDERE_DYNAMIC_SHARED(shared);
   const AttentionArgs& in = args.in;
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp, g = lane / 4,
@@ -117,10 +122,6 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
   const int group = in.group, head_dim = in.head_dim;
   const unsigned row_bytes = head_dim * sizeof(C);
   char* const stages = shared + warp * Tiles::kWarpBytes;
-  float* const sums =
-      reinterpret_cast<float*>(shared + kWarps * Tiles::kWarpBytes);  // [warps, group, kOutPitch]
-  float* const maxima = sums + kWarps * group * Tiles::kOutPitch;     // [warps, group, 2]
-
   const auto count = [&](int seq) { return tiles_of_sequence(in, seq, kTileKeys); };
   const SeqRun run = sum_sequences<kThreads>(in.num_seqs, count, warp_sums);
   const Cut cut(run.total, args.num_blocks);
@@ -355,7 +356,10 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
     }
 
     if (here.tile == here.tiles - 1 || step == num_steps - 1) {
-      __syncthreads();  // the last row's sums are read
+      // Sums pass through the stage just read, which is filled again after the last barrier.
+      const int pitch = Tiles::out_pitch(group), stage_at = step % kStages * 2 * Tiles::kPartBytes;
+      float* const sums = reinterpret_cast<float*>(stages + stage_at);
+      __syncwarp();
 #pragma unroll
       for (int h = 0; h < kHeadTiles; ++h) {
 #pragma unroll
@@ -365,12 +369,12 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
           const int head = h * 8 + 2 * t + i;
           if (head >= group) continue;
           if (g == 0) {
-            maxima[(warp * group + head) * 2] = row_max[h][i];
-            maxima[(warp * group + head) * 2 + 1] = sum;
+            maxima[warp][head][0] = row_max[h][i];
+            maxima[warp][head][1] = sum;
           }
 #pragma unroll
           for (int d = 0; d < kDimTiles; ++d) {
-            float* const to = sums + (warp * group + head) * Tiles::kOutPitch + 16 * d;
+            float* const to = sums + head * pitch + 16 * d;
             to[Tiles::kCodes ? 2 * g : g] = out[h][d][i];
             to[Tiles::kCodes ? 2 * g + 1 : g + 8] = out[h][d][i + 2];
           }
@@ -381,11 +385,12 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
       for (int i = thread; i < group * head_dim; i += kThreads) {
         const int head = i / head_dim, d = i % head_dim;
         float top = -INFINITY, sum = 0, value = 0;
-        for (int w = 0; w < kWarps; ++w) top = fmaxf(top, maxima[(w * group + head) * 2]);
+        for (int w = 0; w < kWarps; ++w) top = fmaxf(top, maxima[w][head][0]);
         for (int w = 0; w < kWarps; ++w) {
-          const float weight = fast_exp2(maxima[(w * group + head) * 2] - top);
-          sum += weight * maxima[(w * group + head) * 2 + 1];
-          value += weight * sums[(w * group + head) * Tiles::kOutPitch + d];
+          const float weight = fast_exp2(maxima[w][head][0] - top);
+          sum += weight * maxima[w][head][1];
+          const char* const theirs = shared + w * Tiles::kWarpBytes + stage_at;
+          value += weight * reinterpret_cast<const float*>(theirs)[head * pitch + d];
         }
         if (whole) {
           static_cast<BF16*>(in.out)[in.out_at(here.seq, here.row) +
@@ -400,6 +405,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
         }
       }
       first_piece = false;
+      __syncthreads();
     }
     here.advance(in, kTileKeys);
   }
@@ -505,7 +511,7 @@ void queue(DecodeArgs& args, Stream stream) {
   LaunchShape shape;
   shape.grid = dim3(args.num_blocks);
   shape.block = dim3(kThreads);
-  shape.shared_bytes = Tiles::shared_bytes(in.group);
+  shape.shared_bytes = Tiles::kSharedBytes;
   shape.overlap = true;
   launch(decode_kernel<C, kHeadDim, kHeadTiles>, shape, stream, args);
 
@@ -515,19 +521,22 @@ void queue(DecodeArgs& args, Stream stream) {
   launch(merge_kernel, shape, stream, args, Tiles::kTileKeys, heads_a_block);
 }
 
-template <typename C, int kHeadDim>
-void queue(DecodeArgs& args, Stream stream) {
-  args.in.group <= 8 ? queue<C, kHeadDim, 1>(args, stream) : queue<C, kHeadDim, 2>(args, stream);
-}
-
 template <typename C>
 void queue(DecodeArgs& args, Stream stream) {
-  args.in.head_dim <= 64 ? queue<C, 64>(args, stream) : queue<C, 128>(args, stream);
+  if (args.in.group > 8) {
+    queue<C, 128, 2>(args, stream);
+  } else if (args.in.head_dim > 64) {
+    queue<C, 128, 1>(args, stream);
+  } else {
+    queue<C, 64, 1>(args, stream);
+  }
 }
 
 }  // namespace
 
-bool decode_takes(const AttentionArgs& args) { return args.group <= 16 && args.head_dim <= 128; }
+bool decode_takes(const AttentionArgs& args) {
+  return args.group <= kMaxGroup && args.head_dim <= 128;
+}
 
 int64_t decode_scratch_bytes(const AttentionArgs& args, const AttentionDevice& device) {
   return int64_t{blocks_on(device)} * 2 * args.group * (args.head_dim + 2) *
