@@ -230,15 +230,15 @@ void norm(const NormCall& call, Launch&& launch) {
         return launch(norm_kernel<T, Norm::kGated, false, kVectors>, shape, task);
     }
   };
-  with_type(dtype, [&](auto type) {
-    if (vectors <= 256) {
-      pick(type, std::integral_constant<int, 1>());
-    } else if (vectors <= 2 * kNormThreads) {
-      pick(type, std::integral_constant<int, 2>());
-    } else {
-      pick(type, std::integral_constant<int, 4>());
-    }
-  });
+  if (dtype == DType::kF32) {
+    pick(0.0f, std::integral_constant<int, 4>());
+  } else if (vectors <= 256) {
+    pick(BF16{}, std::integral_constant<int, 1>());
+  } else if (vectors <= 2 * kNormThreads) {
+    pick(BF16{}, std::integral_constant<int, 2>());
+  } else {
+    pick(BF16{}, std::integral_constant<int, 4>());
+  }
 }
 
 // -------------------------------------------------------------------------------------------------

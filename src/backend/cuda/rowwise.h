@@ -128,16 +128,24 @@ __device__ __forceinline__ void load_parameters(const FloatReader& from, int64_t
     }
     return;
   }
+  uint32_t words[kCount / 2];
+  const auto* source = static_cast<const uint16_t*>(from.data) + at;
+  if constexpr (kCount == 8) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(source);
+    words[0] = bits.x, words[1] = bits.y, words[2] = bits.z, words[3] = bits.w;
+  } else {
+    const uint2 bits = *reinterpret_cast<const uint2*>(source);
+    words[0] = bits.x, words[1] = bits.y;
+  }
+  if (from.dtype == DType::kBF16) {
 #pragma unroll
-  for (int i = 0; i < kCount; i += 4) {
-    const uint2 pairs =
-        *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(from.data) + at + i);
-    const uint32_t words[2] = {pairs.x, pairs.y};
+    for (int i = 0; i < kCount / 2; ++i)
+      v[2 * i] = bf16_low(words[i]), v[2 * i + 1] = bf16_high(words[i]);
+  } else {
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const bool bf16 = from.dtype == DType::kBF16;
-      v[i + 2 * j] = bf16 ? bf16_low(words[j]) : half_bits_to_float(words[j] & 0xffff);
-      v[i + 2 * j + 1] = bf16 ? bf16_high(words[j]) : half_bits_to_float(words[j] >> 16);
+    for (int i = 0; i < kCount / 2; ++i) {
+      v[2 * i] = half_bits_to_float(static_cast<uint16_t>(words[i] & 0xffff));
+      v[2 * i + 1] = half_bits_to_float(static_cast<uint16_t>(words[i] >> 16));
     }
   }
 }
