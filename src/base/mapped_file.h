@@ -30,6 +30,10 @@ class MappedFile {
   bool mapped_ = false;
 };
 
+/// Lets go of pages inside [data, data + size) of a mapping, which come back when they are read:
+/// what passes through once need not stay in this process's memory.
+void drop_pages(const void* data, size_t size);
+
 /// Whole text of a file of at most `max_bytes`.
 Result<std::string> read_text_file(const std::string& path, size_t max_bytes);
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <string_view>
 #include <unordered_set>
 #include <utility>
@@ -78,7 +79,8 @@ constexpr std::string_view kWords =
     "test text than that the their them then there these they thing think third this those though "
     "thought three through time title today together too took tool top total town traffic train "
     "travel tree true try turn two type under understand unit until upon use user usual value "
-    "very view visible voice wait walk wall want war warm was watch water way wear week weight "
+    "very video videos view visible voice wait walk wall want war warm was watch water way wear "
+    "week weight "
     "well went were west what wheel when where which while white who whole why wide wife will "
     "wind window with without woman wood word words work world would write year yellow yes you "
     "young your zero";
@@ -118,28 +120,51 @@ class Vocabulary {
     while (next_ < kVocabSize && !entries_[next_].empty()) ++next_;
     if (next_ < kVocabSize && taken_.count(text) == 0) place(next_++, text);
   }
-  void add_merged(const std::string& left, char right) {
+  void add_merged(const std::string& left, const std::string& right) {
     add(left + right);
-    merges_.emplace_back(byte_level_encode(left), std::string(1, right));
+    const auto rank = static_cast<int>(merges_.size());
+    if (ranks_.emplace(std::pair(left, right), rank).second) {
+      merges_.emplace_back(byte_level_encode(left), byte_level_encode(right));
+    }
   }
 
   // All runs of two and three small letters, first those that begin a word: what no word covers
   // falls into them.
   void add_pieces() {
-    for (char a = 'a'; a <= 'z'; ++a) add_merged(" ", a);
+    for (char a = 'a'; a <= 'z'; ++a) add_merged(" ", {a});
     for (const std::string start : {" ", ""}) {
       for (char a = 'a'; a <= 'z'; ++a) {
-        for (char b = 'a'; b <= 'z'; ++b) add_merged(start + a, b);
+        for (char b = 'a'; b <= 'z'; ++b) add_merged(start + a, {b});
       }
       for (char a = 'a'; a <= 'z'; ++a) {
         for (char b = 'a'; b <= 'z'; ++b) {
-          for (char c = 'a'; c <= 'z'; ++c) add_merged(start + a + b, c);
+          for (char c = 'a'; c <= 'z'; ++c) add_merged(start + a + b, {c});
         }
       }
     }
   }
 
-  // Whole pieces are looked up before merges (ignore_merges), so words need none.
+  // Makes `word` one token where it is but a part of a piece, as in "<think": what the merges so
+  // far leave of it is joined.
+  void join(const std::string& word) {
+    std::vector<std::string> symbols;
+    for (const char c : word) symbols.emplace_back(1, c);
+    while (symbols.size() > 1) {
+      size_t best = 0;
+      auto best_rank = static_cast<int>(merges_.size());
+      for (size_t i = 0; i + 1 < symbols.size(); ++i) {
+        const auto found = ranks_.find({symbols[i], symbols[i + 1]});
+        if (found == ranks_.end() || found->second >= best_rank) continue;
+        best = i;
+        best_rank = found->second;
+      }
+      if (best_rank == std::ssize(merges_)) add_merged(symbols[0], symbols[1]);
+      symbols[best] += symbols[best + 1];
+      symbols.erase(symbols.begin() + static_cast<ptrdiff_t>(best) + 1);
+    }
+  }
+
+  // Whole pieces are looked up before merges (ignore_merges).
   void add_words() {
     for (const std::string_view mark : kMarks) add(std::string(mark));
     for (int length = 2; length <= 32; ++length) add(std::string(length, ' '));
@@ -148,6 +173,7 @@ class Vocabulary {
         const size_t end = std::min(rest.find(' '), rest.size());
         std::string word(rest.substr(0, end));
         rest.remove_prefix(std::min(end + 1, rest.size()));
+        join(word);
         for (int capital = 0; capital < 2; ++capital) {
           add(" " + word);
           add(word);
@@ -173,6 +199,7 @@ class Vocabulary {
 
   std::vector<std::string> entries_;
   std::vector<std::pair<std::string, std::string>> merges_;
+  std::map<std::pair<std::string, std::string>, int> ranks_;
   std::unordered_set<std::string> taken_;
   int next_ = 0;
 };

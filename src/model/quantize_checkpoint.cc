@@ -1,8 +1,5 @@
 #include "model/quantize_checkpoint.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <mutex>
@@ -46,15 +43,6 @@ std::string json_lines(const std::vector<std::string>& texts) {
     lines += (lines.empty() ? "\n   " : ",\n   ") + to_json(json::string(text));
   }
   return lines;
-}
-
-// Pages of a mapped file that were read need not stay in this process's memory.
-void drop_pages(ConstView view) {
-  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto address = reinterpret_cast<uintptr_t>(view.raw());
-  const uintptr_t begin = (address + page - 1) / page * page;
-  const uintptr_t end = (address + view.size_bytes()) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 // What one shard becomes.
@@ -311,7 +299,7 @@ Status Quantizer::write_shard(const Shard& shard, OutputFolder& folder) {
     VIDERE_RETURN_IF_ERROR(shard.quantized.count(name) != 0
                                ? write_weight(name, view, layout, *file)
                                : copy_tensor(name, view, layout, *file));
-    if (!source_.embedded()) drop_pages(view);
+    if (!source_.embedded()) drop_pages(view.raw(), view.size_bytes());
     VIDERE_RETURN_IF_ERROR(advance(static_cast<int64_t>(view.size_bytes())));
   }
   return {};

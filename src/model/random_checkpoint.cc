@@ -33,7 +33,7 @@ constexpr int64_t kWriteBytes = 4 << 20;
 constexpr int64_t kPageBytes = 4096;
 constexpr int64_t kMatrixPages = 66103, kFp8Pages = 16381;
 // Eight bytes of codes go with one of scales, in the pools too.
-constexpr int64_t kNvfp4ScalePages = 2039, kNvfp4Pages = 8 * kNvfp4ScalePages;
+constexpr int64_t kNvfp4ScalePages = 509, kNvfp4Pages = 8 * kNvfp4ScalePages;
 
 uint64_t mix(uint64_t value) {  // a counter to 64 random bits
   value += 0x9E3779B97F4A7C15u;
@@ -151,7 +151,7 @@ int64_t bytes_of(const TensorEntry& entry) {
 
 // Which memory holds a tensor.
 enum class Place { kMatrices, kFp8, kNvfp4, kNvfp4Scales, kOwn };
-constexpr int kNumPools = 4;
+constexpr int kNumPlaces = 5;
 
 Place place_of(RandomValues values) {
   switch (values) {
@@ -176,9 +176,12 @@ int64_t pool_pages(Place place) {
       return kFp8Pages;
     case Place::kNvfp4:
       return kNvfp4Pages;
-    default:
+    case Place::kNvfp4Scales:
       return kNvfp4ScalePages;
+    case Place::kOwn:
+      break;
   }
+  return int64_t{1} << 40;  // all of it: no value is seen twice
 }
 
 class Layout {
@@ -370,45 +373,36 @@ class RandomWeights {
       : nvfp4_(config.quant_algo.find("NVFP4") != std::string::npos), layout_(std::move(layout)) {}
 
   Result<std::unique_ptr<Checkpoint>> run() {
-    // Offsets first: one range of addresses for each kind of memory.
-    std::vector<int64_t> offsets;
-    std::array<int64_t, kNumPools + 1> sizes{};
+    // Places first: one range of addresses for each kind of memory.
+    std::array<int64_t, kNumPlaces> sizes{};
     for (const LayoutTensor& tensor : layout_) {
       const Place place = place_of(tensor.values);
       int64_t& size = sizes[static_cast<int>(place)];
-      offsets.push_back(size);
+      offsets_.push_back(size);
       const int64_t align = place == Place::kNvfp4 ? 8 * kAlignBytes : kAlignBytes;
       size += (bytes_of(tensor.entry) + align - 1) / align * align;
     }
-    struct Memory {
-      std::unique_ptr<RepeatedMemory> pools[kNumPools];
-      Tensor own;
-    };
-    const auto memory = std::make_shared<Memory>();
-    for (int i = 0; i < kNumPools; ++i) {
+    const auto memory = std::make_shared<std::array<std::unique_ptr<RepeatedMemory>, kNumPlaces>>();
+    for (int i = 0; i < kNumPlaces; ++i) {
       if (sizes[i] == 0) continue;
       const auto place = static_cast<Place>(i);
       VIDERE_ASSIGN_OR_RETURN(
-          memory->pools[i],
-          RepeatedMemory::create(sizes[i], pool_pages(place),
-                                 [&](uint8_t* pool, int64_t bytes) { fill(place, pool, bytes); }));
+          (*memory)[i],
+          RepeatedMemory::create(sizes[i], pool_pages(place), [&](uint8_t* pool, int64_t bytes) {
+            if (place == Place::kOwn) {
+              fill_own(pool);
+            } else {
+              fill(place, pool, bytes);
+            }
+          }));
     }
-    memory->own = make_host_tensor(DType::kU8, {sizes[kNumPools]});
-    auto* own = memory->own.view().data<uint8_t>();
     std::map<std::string, StoredTensor> tensors;
     for (size_t i = 0; i < layout_.size(); ++i) {
-      const LayoutTensor& tensor = layout_[i];
-      const Place place = place_of(tensor.values);
-      const uint8_t* begin =
-          place == Place::kOwn ? own : memory->pools[static_cast<int>(place)]->begin();
-      tensors[tensor.entry.name] = {
-          ConstView(begin + offsets[i], tensor.entry.dtype, tensor.entry.shape), "random weights"};
+      const TensorEntry& entry = layout_[i].entry;
+      const uint8_t* begin = (*memory)[static_cast<int>(place_of(layout_[i].values))]->begin();
+      tensors[entry.name] = {ConstView(begin + offsets_[i], entry.dtype, entry.shape),
+                             "random weights"};
     }
-    threads_.parallel_for(std::ssize(layout_), 16, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) {
-        if (place_of(layout_[i].values) == Place::kOwn) fill_own(i, own + offsets[i]);
-      }
-    });
     return Checkpoint::of_tensors(std::move(tensors), memory);
   }
 
@@ -441,6 +435,13 @@ class RandomWeights {
     });
   }
 
+  void fill_own(uint8_t* memory) {
+    threads_.parallel_for(std::ssize(layout_), 16, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (place_of(layout_[i].values) == Place::kOwn) fill_own(i, memory + offsets_[i]);
+      }
+    });
+  }
   void fill_own(int64_t i, uint8_t* out) const {
     const auto& [entry, values] = layout_[i];
     Uniform uniform(static_cast<uint64_t>(i));
@@ -459,6 +460,7 @@ class RandomWeights {
 
   const bool nvfp4_;
   const std::vector<LayoutTensor> layout_;
+  std::vector<int64_t> offsets_;  // within the tensor's kind of memory
   const NormalTable table_;
   ThreadPool threads_;
 };
@@ -513,6 +515,7 @@ Status write_checkpoint(const Checkpoint& checkpoint, OutputFolder& folder, int6
         if (!written.ok() && status.ok()) status = std::move(written);
       });
       VIDERE_RETURN_IF_ERROR(status);
+      drop_pages(bytes, view.size_bytes());
       done += bytes_of(entry);
       if (progress) progress(done, all);
     }

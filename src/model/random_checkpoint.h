@@ -47,7 +47,8 @@ Result<std::unique_ptr<Checkpoint>> random_checkpoint(const Config& config);
 /// Bytes of weights, done and in all.
 using WriteProgress = std::function<void(int64_t done, int64_t all)>;
 
-/// Writes all tensors as safetensors files of about `shard_bytes` and, of several, the index.
+/// Writes all tensors, which must be mapped as files' and random ones are, as safetensors files of
+/// about `shard_bytes` and, of several, the index.
 Status write_checkpoint(const Checkpoint& checkpoint, OutputFolder& folder, int64_t shard_bytes,
                         const WriteProgress& progress = {});
 

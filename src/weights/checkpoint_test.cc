@@ -1,5 +1,6 @@
 #include "weights/checkpoint.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -165,6 +166,27 @@ TEST_F(CheckpointTest, RefusesBadScalesAndShapes) {
   write_tensors(R"({"x.weight":{"dtype":"I64","shape":[1,1],"data_offsets":[0,8]}})",
                 std::string(8, '\0'));
   EXPECT_NE(linear_error("x", 1, 1).find("int64"), std::string::npos);
+}
+
+TEST_F(CheckpointTest, FindsNanAmongManyScales) {
+  const int64_t rows = 131, blocks = 37;  // past a block of the search, and no whole words
+  const int64_t codes = rows * blocks * 8, scales = rows * blocks;
+  const std::string header = fmt::format(
+      R"({{"x.weight":{{"dtype":"U8","shape":[{},{}],"data_offsets":[0,{}]}},)"
+      R"("x.weight_scale":{{"dtype":"F8_E4M3","shape":[{},{}],"data_offsets":[{},{}]}},)"
+      R"("x.weight_scale_2":{{"dtype":"F32","shape":[],"data_offsets":[{},{}]}}}})",
+      rows, blocks * 8, codes, rows, blocks, codes, codes + scales, codes + scales,
+      codes + scales + 4);
+  for (const int64_t at : {int64_t{-1}, int64_t{0}, int64_t{7}, int64_t{8}, int64_t{4095},
+                           int64_t{4096}, scales - 1}) {
+    for (const char nan : {'\x7f', '\xff'}) {
+      std::string data(codes + scales, '\x7e');  // the largest that is a number
+      if (at >= 0) data[codes + at] = nan;
+      write_tensors(header, data + floats({1.0f}));
+      const std::string error = linear_error("x", rows, blocks * 16);
+      EXPECT_EQ(error, at < 0 ? "" : fmt::format("tensor x.weight_scale holds NaN at {}", at));
+    }
+  }
 }
 
 // The first bytes cut at every length, and each byte of the header turned: an answer, never a

@@ -95,7 +95,8 @@ def run_flags(case):
 
 
 class Help(Case):
-    COMMANDS = [['serve'], ['run'], ['inspect'], ['inspect', 'tokens'], ['inspect', 'dump'], ['tokenize'],
+    COMMANDS = [['serve'], ['run'], ['inspect'], ['inspect', 'tokens'], ['inspect', 'dump'], ['inspect', 'init-config'],
+                ['tokenize'],
                 ['detokenize'], ['quantize'], ['export'],
                 ['bench', 'latency'], ['bench', 'throughput'], ['bench', 'startup'], ['bench', 'accuracy']]
 

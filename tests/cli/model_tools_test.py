@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds the built program to what it promises of models: quantize, export, bench accuracy, and the built-in one.
+"""Holds the built program to what it promises of models: quantize, export, init-config, bench accuracy, and the built-in one.
 
 usage: model_tools_test.py VIDERE [TestClass[.test]]...
 """
@@ -205,6 +205,71 @@ class Accuracy(Case):
         done = videre('bench')
         self.assertEqual((done.code, done.out), (2, ''))
         self.assertEqual(videre('bench', '--help').code, 0)
+
+
+class InitConfig(Case):
+    """A folder with sizes and no weights, random ones at load time, and the same ones as files."""
+    ASK = ['--max-tokens', 8, '--temperature', 0, '--json', 'What is this?', '--image', MEDIA / 'square.png']
+    PARAMETERS = 13181860352  # docs/model.md
+
+    def run_json(self, *flags):
+        done = videre('run', *flags, *self.ASK)
+        self.assertEqual(done.code, 0, done.err)
+        self.assertNotIn('warning', done.err)
+        return json.loads(done.out)
+
+    def test_real_sizes(self):
+        for flags, algorithm, size in (((), '', 26.36), (('--quantization', 'modelopt'), 'FP8', 15.40),
+                                       (('-q', 'modelopt_fp4'), 'NVFP4', 10.60)):
+            out = self.folder / f'real{algorithm}'
+            self.assertIn('--load-format dummy', self.ok('inspect', 'init-config', 'nemotron-nano-12b-v2-vl', out, *flags))
+            self.refused(3, 'inspect', out, says=['model.safetensors', '--load-format dummy'])
+            summary = json.loads(self.ok('inspect', out, '--load-format', 'dummy', '--json', '--kv-cache-memory-bytes', '4G'))
+            self.assertEqual(summary['num_parameters'], self.PARAMETERS)
+            self.assertEqual(summary['quantization'], algorithm)
+            self.assertAlmostEqual(summary['size_bytes'] / 1e9, size, delta=0.01)
+            plan = summary['memory_plan']
+            self.assertEqual(plan['weights'] + plan['vision_weights'], summary['size_bytes'])
+            self.assertEqual(plan['kv_bytes_per_token'], 24576)
+        config = json.loads((self.folder / 'real' / 'config.json').read_text())
+        self.assertEqual(config['llm_config']['num_hidden_layers'], len(config['llm_config']['hybrid_override_pattern']))
+        self.assertEqual(len(json.loads((self.folder / 'real' / 'tokenizer.json').read_text())['model']['vocab']), 131072)
+        text = 'Grüße, 東京: a  picture of <video> and 12 words.\n\n'
+        ids = self.ok('tokenize', self.folder / 'real', stdin=text)
+        self.assertEqual(self.ok('detokenize', self.folder / 'real', stdin=ids), text + '\n')
+
+    def test_dummy_and_written_weights_are_one(self):
+        for flags in ((), ('-q', 'modelopt'), ('-q', 'modelopt_fp4')):
+            bare, whole = (self.folder / f'{name}{len(flags)}{flags[-1:]}' for name in ('bare', 'whole'))
+            self.ok('inspect', 'init-config', 'tiny', bare, *flags)
+            self.assertRegex(self.ok('inspect', 'init-config', 'tiny', whole, '--random-weights', *flags), r'tensors, 0\.\d+ GB')
+            dummy = self.run_json('--model', bare, '--load-format', 'dummy')
+            self.assertEqual(dummy['text'], self.run_json('--model', whole)['text'])
+            self.assertGreater(len(dummy['text']), 8)
+            names = {path.name for path in whole.iterdir()} - {path.name for path in bare.iterdir()}
+            self.assertEqual(names, {'model.safetensors'})
+
+    def test_dummy_of_another_folder(self):
+        folder = self.folder / 'sizes'
+        shutil.copytree(CHECKPOINT, folder)
+        (folder / 'model.safetensors').unlink()
+        real, dummy = self.run_json('--model', CHECKPOINT), self.run_json('--model', folder, '--load-format', 'dummy')
+        self.assertNotEqual(real['text'], dummy['text'])
+        self.assertEqual(real['usage']['prompt_tokens'], dummy['usage']['prompt_tokens'])
+        config = json.loads((folder / 'config.json').read_text())
+        config['llm_config'].pop('intermediate_size')
+        (folder / 'config.json').write_text(json.dumps(config))
+        self.refused(3, 'inspect', folder, '--load-format', 'dummy', says='llm_config.intermediate_size')
+
+    def test_refusals(self):
+        command = ['inspect', 'init-config']
+        self.refused(2, *command, 'huge', self.folder / 'x', says=['huge', 'nemotron-nano-12b-v2-vl'])
+        self.refused(2, *command, 'tiny', self.folder, says='exists already')
+        self.refused(2, *command, 'tiny', self.folder / 'no' / 'folder', says='there is no folder')
+        self.refused(2, *command, 'tiny', self.folder / 'x', '-q', 'awq', says='modelopt_fp4')
+        self.refused(2, *command, 'tiny', says='DST')
+        self.refused(2, 'inspect', CHECKPOINT, '--load-format', 'gguf', says='dummy')
+        self.assertEqual(list(self.folder.iterdir()), [])
 
 
 class BuiltIn(Case):
