@@ -200,6 +200,7 @@ void CudaBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Ste
   args.dt_stride = row_stride(in.dt);
   args.dt_bias = reader(in.dt_bias), args.a = reader(in.a), args.d = reader(in.d);
   args.state = state.raw();
+  args.state_dtype = state.dtype();
   args.slot_stride = state.stride(0), args.head_stride = state.stride(1);
   args.heads = static_cast<int>(state.dim(1)), args.head_dim = static_cast<int>(state.dim(2));
   args.n_state = static_cast<int>(state.dim(3)), args.group_heads = args.heads / in.num_groups;
@@ -220,7 +221,8 @@ void CudaBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Ste
   int limit = INT32_MAX;
   if (lanes > 0 && !decode && y.dtype() == DType::kBF16 && aligned_rows(in.x, 16) &&
       aligned_rows(y, 16)) {
-    if (const ScanChunks scan_chunks = find_scan_chunks(args, state.dtype(), step, &shape)) {
+    if (const ScanChunks scan_chunks =
+            find_scan_chunks(args, step, info_.shared_bytes_per_block, &shape)) {
       run(scan_chunks, shape, args, step);
       limit = 1;
     }

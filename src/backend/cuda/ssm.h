@@ -14,6 +14,7 @@ struct ScanArgs {
   int64_t y_stride, x_stride, b_stride, c_stride, dt_stride;
   FloatReader dt_bias, a, d;  // [heads]
   void* state;                // [slots, heads, head_dim, n_state]; a head's part is dense
+  DType state_dtype;
   int64_t slot_stride, head_stride;
   int heads, head_dim, n_state, group_heads, chunk;
   float dt_min, dt_max;
@@ -31,7 +32,7 @@ inline int row_lanes(int64_t n_state, int64_t state_size) {
 using ScanChunks = void (*)(ScanArgs, StepView);
 /// The tensor-core kernel for BF16 activations and its launch, for sequences of two rows or more;
 /// null when it has none for these sizes. Wants 16-byte rows and what `row_lanes` wants.
-ScanChunks find_scan_chunks(const ScanArgs& args, DType state_dtype, const StepView& step,
+ScanChunks find_scan_chunks(const ScanArgs& args, const StepView& step, int most_shared_bytes,
                             LaunchShape* shape);
 
 #if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)

@@ -24,7 +24,6 @@ constexpr int kTiles = 5;   // 8-column tiles of a slice
 constexpr int kSlice = 8 * kTiles;
 constexpr int kSliceWarps = 4;  // each takes 16 rows of Y, and a quarter of the state's n
 constexpr int kSliceThreads = kSliceWarps * kWarp;
-constexpr int kMaxSlices = 2;  // of a block
 
 // Per row of a piece; a in units of log 2, as a pair of floats that sum to it.
 struct alignas(16) Decays {
@@ -34,19 +33,19 @@ struct alignas(16) Decays {
   float total;          // exp(a_last)
 };
 
-template <int kN>
+template <int kN, int kSlices>
 struct Shared {
   static constexpr int kPitch =
       kN + 8;  // 16 bytes more: eight rows of ldmatrix lie in different banks
   struct Stage {
     alignas(16) BF16 b[kPiece][kPitch];
     alignas(16) BF16 c[kPiece][kPitch];
-    alignas(16) BF16 x[kMaxSlices][kPiece][kSlice];  // 80-byte rows: no two of eight in one bank
+    alignas(16) BF16 x[kSlices][kPiece][kSlice];  // 80-byte rows: no two of eight in one bank
   };
   Stage stages[2];
   Decays decays[2];
-  alignas(16) BF16 state[kMaxSlices][kN][kSlice];  // S0 for the products
-  uint32_t long_seqs[kMaxSlices * kSliceWarps];
+  alignas(16) BF16 state[kSlices][kN][kSlice];  // S0 for the products
+  uint32_t long_seqs[kSlices * kSliceWarps];
 };
 
 __device__ __forceinline__ uint32_t pair_at(const void* p) {
@@ -64,20 +63,18 @@ struct Piece {
   int count = 0;
 };
 
-template <int kN, typename S>
+template <int kN, int kSlices>
 class Scan {
-  using Memory = Shared<kN>;
+  using Memory = Shared<kN, kSlices>;
   static constexpr int kMTiles =
       kN / 16 / kSliceWarps;  // 16-row tiles of the state that a warp has
 
  public:
   __device__ Scan(const ScanArgs& args, const StepView& step, Memory& shared)
       : args_(args), step_(step), shared_(shared) {
-    const int slices = static_cast<int>(blockDim.x) / kSliceThreads;
-    const int blocks = (args.head_dim + slices * kSlice - 1) / (slices * kSlice);
-    slices_ = slices;
+    const int blocks = (args.head_dim + kSlices * kSlice - 1) / (kSlices * kSlice);
     head_ = static_cast<int>(blockIdx.x) / blocks;
-    block_p_ = static_cast<int>(blockIdx.x) % blocks * slices * kSlice;
+    block_p_ = static_cast<int>(blockIdx.x) % blocks * kSlices * kSlice;
     thread_ = static_cast<int>(threadIdx.x);
     lane_ = thread_ % kWarp;
     slice_ = thread_ / kSliceThreads;
@@ -126,7 +123,11 @@ class Scan {
                step_.emit_rows[emit] < done + piece.count;
       };
       if (piece.count == 1) {
-        one_row(piece, stage);
+        if (args_.state_dtype == DType::kF32) {
+          one_row<kLaneElements<float>>(piece, stage);
+        } else {
+          one_row<kLaneElements<Half>>(piece, stage);
+        }
         for (; emits_here(); ++emit) {
           write_state(step_.emit_slots[emit], context + step_.emit_rows[emit]);
         }
@@ -154,13 +155,13 @@ class Scan {
 
   __device__ void fetch(const Piece& piece, int stage) {
     auto& to = shared_.stages[stage];
-    const int threads = static_cast<int>(blockDim.x);
+    constexpr int kThreads = kSlices * kSliceThreads;
     if (piece.count > 0) {
       constexpr int kParts = kN / 8;
       const int64_t group = int64_t{head_ / args_.group_heads} * args_.n_state;
       const BF16* b = static_cast<const BF16*>(args_.b) + piece.row * args_.b_stride + group;
       const BF16* c = static_cast<const BF16*>(args_.c) + piece.row * args_.c_stride + group;
-      for (int i = thread_; i < kPiece * kParts; i += threads) {
+      for (int i = thread_; i < kPiece * kParts; i += kThreads) {
         const int row = i / kParts, n = i % kParts * 8;
         const bool valid = row < piece.count && n < args_.n_state;
         copy_async16(&to.b[row][n], valid ? b + row * args_.b_stride + n : b, valid);
@@ -168,9 +169,9 @@ class Scan {
       }
       const BF16* x = static_cast<const BF16*>(args_.x) + piece.row * args_.x_stride +
                       int64_t{head_} * args_.head_dim;
-      const int parts = slices_ * kTiles;
-      for (int i = thread_; i < kPiece * parts; i += threads) {
-        const int row = i / parts, part = i % parts, p = block_p_ + part * 8;
+      constexpr int kXParts = kSlices * kTiles;
+      for (int i = thread_; i < kPiece * kXParts; i += kThreads) {
+        const int row = i / kXParts, part = i % kXParts, p = block_p_ + part * 8;
         const bool valid = row < piece.count && p < args_.head_dim;
         copy_async16(&to.x[part / kTiles][row][part % kTiles * 8],
                      valid ? x + row * args_.x_stride + p : x, valid);
@@ -234,25 +235,44 @@ class Scan {
       }
     }
   }
-  __device__ S* head_state(int32_t slot) const {
-    return static_cast<S*>(args_.state) + slot * args_.slot_stride + head_ * args_.head_stride;
+  /// fn(the head's state in `slot`), as a pointer to what is stored.
+  template <typename Fn>
+  __device__ void with_state(int32_t slot, Fn&& fn) const {
+    const int64_t at = slot * args_.slot_stride + head_ * args_.head_stride;
+    if (args_.state_dtype == DType::kF32) {
+      fn(static_cast<float*>(args_.state) + at);
+    } else if (args_.state_dtype == DType::kBF16) {
+      fn(static_cast<BF16*>(args_.state) + at);
+    } else {
+      fn(static_cast<Half*>(args_.state) + at);
+    }
   }
   __device__ bool inside(int n, int p) const { return n < args_.n_state && p < args_.head_dim; }
 
   __device__ void load_state(int32_t slot) {
-    const S* from = head_state(slot == kNoSlot ? 0 : slot);
-    each_element([&](float& value, int n, int column) {
-      const int p = p0_ + column;
-      value = slot != kNoSlot && inside(n, p) ? float_of(from[p * args_.n_state + n]) : 0.0f;
+    with_state(slot, [&](const auto* from) {
+      each_element([&](float& value, int n, int column) {
+        const int p = p0_ + column;
+        value = slot != kNoSlot && inside(n, p) ? float_of(from[p * args_.n_state + n]) : 0.0f;
+      });
     });
   }
   __device__ void write_state(int32_t slot, int position) {
-    S* to = head_state(slot);
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) write_rows(slot, position, m, state_[m]);
+  }
+  __device__ void write_rows(int32_t slot, int position, int m, const float (&values)[kTiles][4]) {
     const uint32_t seed = rounding_seed(head_, static_cast<uint32_t>(position));
-    each_element([&](float& value, int n, int column) {
-      const int p = p0_ + column;
-      if (inside(n, p))
-        store_element(to, static_cast<uint32_t>(p * args_.n_state + n), value, seed);
+    with_state(slot, [&](auto* to) {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int n = n_at(m, i), p = p0_ + tile * 8 + 2 * t_ + i % 2;
+          if (!inside(n, p)) continue;
+          store_element(to, static_cast<uint32_t>(p * args_.n_state + n), values[tile][i], seed);
+        }
+      }
     });
   }
   __device__ void store_operand() {
@@ -421,8 +441,6 @@ class Scan {
       };
       return make_float2(factor(row), factor(row + 1));
     };
-    S* to = head_state(slot);
-    const uint32_t seed = rounding_seed(head_, static_cast<uint32_t>(position));
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
       float sums[kTiles][4];
@@ -436,28 +454,19 @@ class Scan {
         load_columns(x, shared_.stages[stage].x[slice_], j);
         add_rows(sums, m, j, x, stage, tail);
       }
-#pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int n = n_at(m, i), p = p0_ + tile * 8 + 2 * t_ + i % 2;
-          if (inside(n, p)) {
-            store_element(to, static_cast<uint32_t>(p * args_.n_state + n), sums[tile][i], seed);
-          }
-        }
-      }
+      write_rows(slot, position, m, sums);
     }
   }
 
   /// A piece of one row takes the recurrence, with the same bits as scan_rows: the state goes
   /// through this stage's shared memory, laid out as the state rows of a block of columns.
+  template <int kCount>
   __device__ void one_row(const Piece& piece, int stage) {
     float(*rows)[kN] = reinterpret_cast<float(*)[kN]>(&shared_.stages[stage]);
-    static_assert(sizeof(typename Memory::Stage) >= kMaxSlices * kSlice * kN * sizeof(float));
+    static_assert(sizeof(typename Memory::Stage) >= kSlices * kSlice * kN * sizeof(float));
     each_element(
         [&](float& value, int n, int column) { rows[slice_ * kSlice + column][n] = value; });
     __syncthreads();
-    constexpr int kCount = kLaneElements<S>;
     const int lanes = args_.n_state / kCount, at_once = kWarp / lanes;
     const int n0 = lane_ % lanes * kCount;
     const int64_t group = int64_t{head_ / args_.group_heads} * args_.n_state + n0;
@@ -468,10 +477,10 @@ class Scan {
         args_, float_of(static_cast<const BF16*>(args_.dt)[piece.row * args_.dt_stride + head_]) +
                    dt_bias_);
     const float decay = expf(delta * a_);
-    const int warps = static_cast<int>(blockDim.x) / kWarp, columns = slices_ * kSlice;
-    for (int base = thread_ / kWarp * at_once; base < columns; base += warps * at_once) {
+    constexpr int kWarps = kSlices * kSliceWarps, kColumns = kSlices * kSlice;
+    for (int base = thread_ / kWarp * at_once; base < kColumns; base += kWarps * at_once) {
       const int column = base + lane_ / lanes, p = block_p_ + column;
-      const bool here = column < columns && p < args_.head_dim;
+      const bool here = column < kColumns && p < args_.head_dim;
       const int64_t channel = int64_t{head_} * args_.head_dim + p;
       float* row = &rows[here ? column : 0][n0];
       float s[kCount];
@@ -496,7 +505,7 @@ class Scan {
   const ScanArgs& args_;
   const StepView& step_;
   Memory& shared_;
-  int slices_, head_, block_p_, p0_;
+  int head_, block_p_, p0_;
   int thread_, lane_, slice_, warp_, g_, t_, row_tile_;
   float dt_bias_, a_, d_;
   float state_[kMTiles][kTiles][4];
@@ -504,17 +513,17 @@ class Scan {
 
 /// Grid: heads (times blocks a head), and sequences as they come: block y takes every gridDim.y-th
 /// one that has two rows or more.
-template <int kN, typename S>
-__global__ void __launch_bounds__(kMaxSlices* kSliceThreads)
+template <int kN, int kSlices>
+__global__ void __launch_bounds__(kSlices* kSliceThreads)
     scan_chunks(ScanArgs args, StepView step) {
   VIDERE_DYNAMIC_SHARED(memory);
   wait_for_previous();
   let_next_start();
-  auto& shared = *reinterpret_cast<Shared<kN>*>(memory);
-  Scan<kN, S> scan(args, step, shared);
-  const int threads = static_cast<int>(blockDim.x);
+  auto& shared = *reinterpret_cast<Shared<kN, kSlices>*>(memory);
+  Scan<kN, kSlices> scan(args, step, shared);
+  constexpr int kThreads = kSlices * kSliceThreads;
   unsigned found = 0;
-  for (int base = 0; base < step.num_seqs; base += threads) {
+  for (int base = 0; base < step.num_seqs; base += kThreads) {
     __syncthreads();
     const int candidate = base + static_cast<int>(threadIdx.x);
     const bool is_long = candidate < step.num_seqs &&
@@ -522,7 +531,7 @@ __global__ void __launch_bounds__(kMaxSlices* kSliceThreads)
     const uint32_t ballot = __ballot_sync(kAllLanes, is_long);
     if (threadIdx.x % kWarp == 0) shared.long_seqs[threadIdx.x / kWarp] = ballot;
     __syncthreads();
-    for (int warp = 0; warp < threads / kWarp; ++warp) {
+    for (int warp = 0; warp < kThreads / kWarp; ++warp) {
       for (uint32_t rest = shared.long_seqs[warp]; rest != 0; rest &= rest - 1) {
         if (found++ % gridDim.y != blockIdx.y) continue;
         __syncthreads();
@@ -532,27 +541,32 @@ __global__ void __launch_bounds__(kMaxSlices* kSliceThreads)
   }
 }
 
-template <int kN>
-ScanChunks kernel_of(DType state_dtype) {
-  if (state_dtype == DType::kBF16) return scan_chunks<kN, BF16>;
-  if (state_dtype == DType::kF16) return scan_chunks<kN, Half>;
-  return scan_chunks<kN, float>;
+template <int kN, int kSlices>
+ScanChunks prepared(const ScanArgs& args, const StepView& step, LaunchShape* shape) {
+  // Sequences of two rows or more are fewer than both; eight at once fill any card, and blocks that
+  // find none cost little.
+  const int64_t sequences = std::min<int64_t>({step.num_seqs, ceil_div(step.num_tokens, 2), 8});
+  shape->grid = dim3(args.heads * ceil_div(args.head_dim, kSlices * kSlice), sequences);
+  shape->block = dim3(kSlices * kSliceThreads);
+  shape->shared_bytes = static_cast<int>(sizeof(Shared<kN, kSlices>));
+  return scan_chunks<kN, kSlices>;
 }
 
 }  // namespace
 
-ScanChunks find_scan_chunks(const ScanArgs& args, DType state_dtype, const StepView& step,
+ScanChunks find_scan_chunks(const ScanArgs& args, const StepView& step, int most_shared_bytes,
                             LaunchShape* shape) {
   if (args.n_state > 128 || args.n_state % 8 != 0 || args.head_dim % 8 != 0) return nullptr;
-  const bool narrow = args.n_state <= 64;
-  const int slices = args.head_dim > kSlice ? kMaxSlices : 1;
-  // Sequences of two rows or more are fewer than both; eight at once fill any card, and blocks that
-  // find none cost little.
-  const int64_t sequences = std::min<int64_t>({step.num_seqs, ceil_div(step.num_tokens, 2), 8});
-  shape->grid = dim3(args.heads * ceil_div(args.head_dim, slices * kSlice), sequences);
-  shape->block = dim3(slices * kSliceThreads);
-  shape->shared_bytes = static_cast<int>(narrow ? sizeof(Shared<64>) : sizeof(Shared<128>));
-  return narrow ? kernel_of<64>(state_dtype) : kernel_of<128>(state_dtype);
+  const auto fits = [&](size_t bytes) { return bytes <= static_cast<size_t>(most_shared_bytes); };
+  if (args.n_state <= 64) {
+    if (args.head_dim <= kSlice) {
+      return fits(sizeof(Shared<64, 1>)) ? prepared<64, 1>(args, step, shape) : nullptr;
+    }
+    return fits(sizeof(Shared<64, 2>)) ? prepared<64, 2>(args, step, shape) : nullptr;
+  }
+  if (args.head_dim > kSlice && fits(sizeof(Shared<128, 2>)))
+    return prepared<128, 2>(args, step, shape);
+  return fits(sizeof(Shared<128, 1>)) ? prepared<128, 1>(args, step, shape) : nullptr;
 }
 
 }  // namespace videre::cuda
