@@ -27,6 +27,9 @@ const std::vector<Piece> kDecode{{1, 15}, {1, 0},  {1, 16}, {1, 63},  {1, 64}, {
                                  {1, 65}, {1, 31}, {1, 1},  {1, 127}, {1, 300}};
 const std::vector<Piece> kPrefill{{130, 7}, {5, 0}, {26, 128}, {64, 64}};
 
+// Enough rows for kernels of long steps.
+const std::vector<Piece> kLong{{150, 7}, {5, 0}, {26, 128}, {1, 300}, {64, 64}, {41, 260}};
+
 class Attention : public ::testing::TestWithParam<std::pair<std::string, DType>> {
  protected:
   Attention() : be_(make_backend(GetParam().first)) {}
@@ -223,6 +226,9 @@ TEST_P(Attention, MixedStepsInTheModelsLayout) {
   check({5, 1, 128, 16, DType::kBF16}, kPrefill, true, 3, 0, 600);
   check({5, 1, 128, 16, DType::kF8E4M3}, kPrefill, true, 0, 2, 620);
   check({16, 1, 64, 16, DType::kBF16}, kPrefill, true, 0, 0, 640);
+  check({5, 1, 128, 16, DType::kBF16}, kLong, true, 1, 1, 660);
+  check({2, 2, 96, 7, DType::kBF16}, kLong, true, 0, 0, 680);
+  check({3, 1, 80, 16, DType::kBF16}, kLong, true, 0, 0, 690);
 }
 
 TEST_P(Attention, DecodeSteps) {
@@ -254,6 +260,7 @@ TEST_P(Attention, OfTiles) {
                                                                 {2, 200, 2, 80, true},
                                                                 {3, 64, 2, 64, true},
                                                                 {1, 130, 1, 128, true},
+                                                                {2, 133, 1, 128, true},
                                                                 {1, 97, 1, 72, true},
                                                                 {1, 1, 2, 80, true}}) {
     const int width = heads * head_dim;

@@ -191,7 +191,8 @@ void CudaBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, C
   args.score_scale = params.scale * (scaled ? params.k_scale : 1.0f);
   args.value_scale = scaled ? params.v_scale : 1.0f;
 
-  const AttentionDevice device{info_.num_multiprocessors, info_.shared_bytes_per_block};
+  const AttentionDevice device{info_.num_multiprocessors, info_.shared_bytes_per_block,
+                               info_.major};
   if (!fast_takes(args, q.dtype(), k_cache.dim(0)) || !decode_takes(args) || !prefill_takes(args)) {
     plain_attention(args, q.dtype(), device, stream_);
   } else {
@@ -227,7 +228,8 @@ void CudaBackend::do_full_attention(View out, ConstView qkv, int num_heads, floa
   args.num_kv_heads = num_heads;
   args.causal = false;
   args.score_scale = scale;
-  const AttentionDevice device{info_.num_multiprocessors, info_.shared_bytes_per_block};
+  const AttentionDevice device{info_.num_multiprocessors, info_.shared_bytes_per_block,
+                               info_.major};
   if (out.dtype() == qkv.dtype() && fast_takes(args, qkv.dtype(), qkv.dim(0)) &&
       prefill_takes(args)) {
     prefill_attention(args, device, stream_);

@@ -1,0 +1,267 @@
+// Prefill on Hopper: attention_prefill.cu's work by its warpgroup products, which run beside the
+// softmax: while a run's weights are made, the scores of the next are computed and the values of
+// the last summed.
+#include "backend/cuda/attention.h"
+#include "backend/cuda/warpgroup.h"
+
+namespace videre::cuda {
+namespace {
+
+constexpr int kWarpgroups = 2, kThreads = kWarpgroups * 128, kRows = kWarpgroups * 64;
+
+template <int kHeadDim, int kKeys>
+struct Tiling {
+  static constexpr int kChunks = kHeadDim / 8;  // 16-byte pieces of a row
+  static constexpr int kPartBytes = kKeys * kHeadDim * 2;
+  static constexpr int kQueryBytes = kRows * kHeadDim * 2;
+  static constexpr int kSharedBytes = kQueryBytes + 4 * kPartBytes;
+};
+
+// A block: 128 rows (token, head of the group) of one tile of a sequence's tokens against one KV
+// head, 64 rows a warpgroup, in runs of kKeys keys. In shared memory a matrix is [chunk of 8
+// dims][row][8]: cores that serve K (k along dims), V (k along keys) and the queries alike. Keys
+// are copied two runs ahead, values one; one barrier a run. Bound by the products; one block a
+// multiprocessor.
+template <int kHeadDim, int kKeys>
+__global__ void __launch_bounds__(kThreads, 1)
+    hopper_kernel(AttentionArgs args, int tokens_a_tile) {
+  using Tiles = Tiling<kHeadDim, kKeys>;
+  constexpr int kChunks = Tiles::kChunks, kKeyTiles = kKeys / 8, kDimTiles = kHeadDim / 8;
+  constexpr uint32_t kQueryStride = kRows * 16, kKeyStride = kKeys * 16, kCore = 128;
+  __shared__ int warp_sums[kThreads / kWarp], found[2];
+  __shared__ uint32_t key_units[4][kKeys];  // where the rows of a run lie in the cache, in 16 bytes
+  VIDERE_DYNAMIC_SHARED(shared);
+  const int thread = threadIdx.x, lane = thread % kWarp, g = lane / 4, t = lane % 4;
+  const int warp_row = thread / kWarp * 16, group_row = thread / 128 * 64;
+  const int group = args.group, head_dim = args.head_dim;
+  const unsigned block_size = args.block_size;
+  char* const queries = shared;
+  char* const keys = shared + Tiles::kQueryBytes;  // two runs
+  char* const values = keys + 2 * Tiles::kPartBytes;
+
+  const auto tiles_of = [&](int s) {
+    const int rows = args.rows_of(s);
+    return args.takes(rows) ? (rows + tokens_a_tile - 1) / tokens_a_tile : 0;
+  };
+  const SeqRun run = sum_sequences<kThreads>(args.num_seqs, tiles_of, warp_sums);
+  const int index = run.total - 1 -
+                    static_cast<int>(blockIdx.x);  // the ends of prompts first: they see most keys
+  if (index < 0) {
+    wait_for_previous();
+    return;
+  }
+  const int2 place = find_sequence(run, index, tiles_of, found);
+  const int seq = place.x, kv_head = static_cast<int>(blockIdx.y), length = args.rows_of(seq);
+  const int t0 = place.y * tokens_a_tile, tokens = min(tokens_a_tile, length - t0),
+            rows = tokens * group;
+  const int context = args.context_of(seq);
+  const int num_keys = args.causal ? context + t0 + tokens : length;
+  const int all_see = args.causal ? context + t0 + 1 : num_keys;  // keys that every row sees
+  const int num_runs = (num_keys + kKeys - 1) / kKeys;
+
+  // Rows past the last key repeat the first one, which all rows see: masked, but never another's
+  // data.
+  const auto look_up = [&](int j) {
+    if (thread >= kKeys || j >= num_runs) return;
+    const unsigned position = j * kKeys + thread < num_keys ? j * kKeys + thread : 0;
+    const unsigned block = position / block_size, row = position - block * block_size;
+    key_units[j % 4][thread] = args.block_of(seq, block) * args.block_units +
+                               kv_head * args.head_units + row * args.row_units;
+  };
+  // 8 lanes copy a core; the lanes of a warp two neighbouring chunks of a row at least.
+  const auto copy_rows = [&](char* to, int num_rows, auto&& from) {
+    for (unsigned i = threadIdx.x; i < static_cast<unsigned>(num_rows * kChunks); i += kThreads) {
+      const unsigned pair = i / 16 % (kChunks / 2), chunk = pair * 2 + i / 8 % 2;
+      const unsigned row = i / (8 * kChunks) * 8 + i % 8;
+      const bool valid = chunk * 8 < static_cast<unsigned>(head_dim);
+      copy_async16(to + (chunk * num_rows + row) * 16, from(row, valid ? chunk * 16 : 0), valid);
+    }
+  };
+  const auto fetch = [&](char* to, const void* cache, int j) {
+    if (j >= num_runs) return;
+    const uint32_t* const units = key_units[j % 4];
+    copy_rows(to + j % 2 * Tiles::kPartBytes, kKeys, [&](unsigned row, unsigned bytes) {
+      return static_cast<const char*>(cache) + int64_t{units[row]} * 16 + bytes;
+    });
+  };
+  for (int j = 0; j < 3; ++j) look_up(j);
+  wait_for_previous();
+  let_next_start();
+  __syncthreads();
+  copy_rows(queries, kRows, [&](unsigned row, unsigned bytes) {
+    const int r = min(static_cast<int>(row), rows - 1);
+    return reinterpret_cast<const char*>(static_cast<const BF16*>(args.q) +
+                                         args.q_at(seq, t0 + r / group) +
+                                         (int64_t{kv_head} * group + r % group) * head_dim) +
+           bytes;
+  });
+  fetch(keys, args.k, 0);
+  commit_copies();
+  fetch(keys, args.k, 1);
+  fetch(values, args.v, 0);
+  commit_copies();
+
+  float scores[kKeyTiles][4], out[kDimTiles][4] = {};
+  uint32_t weights[kKeys / 16][4];
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {}, shrink[2];
+  const auto score = [&](int j) {
+    const CoreMatrix a{queries + group_row * 16, kQueryStride, kCore};
+    const CoreMatrix b{keys + j % 2 * Tiles::kPartBytes, kKeyStride, kCore};
+#pragma unroll
+    for (int d = 0; d < kHeadDim / 16; ++d) {
+      multiply_shared<kKeys>(scores, a + d * 2 * static_cast<int>(kQueryStride),
+                             b + d * 2 * static_cast<int>(kKeyStride), d > 0);
+    }
+    commit_products();
+  };
+  const auto sum_values = [&](int j) {
+    const CoreMatrix b{values + j % 2 * Tiles::kPartBytes, kCore, kKeyStride};
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) multiply_registers<kHeadDim>(out, weights[k], b + k * 256);
+    commit_products();
+  };
+  // Scores of run j become weights, in place; `shrink` is what sums so far are to be multiplied by.
+  const auto weigh = [&](int j) {
+    if (j * kKeys + kKeys > all_see) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int row = warp_row + i * 8 + g;
+        const int sees = (args.causal ? all_see + row / group : num_keys) - j * kKeys - 2 * t;
+#pragma unroll
+        for (int k = 0; k < kKeyTiles; ++k) {
+          if (k * 8 >= sees) scores[k][2 * i] = -INFINITY;
+          if (k * 8 + 1 >= sees) scores[k][2 * i + 1] = -INFINITY;
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float top = row_max[i];
+#pragma unroll
+      for (int k = 0; k < kKeyTiles; ++k)
+        top = fmaxf(top, fmaxf(scores[k][2 * i], scores[k][2 * i + 1]));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+      shrink[i] = fast_exp2((row_max[i] - top) * args.score_scale);
+      row_max[i] = top;
+      const float base = top * args.score_scale;
+      float sum = row_sum[i] * shrink[i];
+#pragma unroll
+      for (int k = 0; k < kKeyTiles; ++k) {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float& x = scores[k][2 * i + c];
+          x = fast_exp2(x * args.score_scale - base);
+          sum += x;
+        }
+      }
+      row_sum[i] = sum;
+    }
+  };
+  const auto pack = [&] {
+#pragma unroll
+    for (int k = 0; k < kKeys / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float* const pair = &scores[2 * k + i / 2][2 * (i % 2)];
+        weights[k][i] = pack_bf16(pair[0], pair[1]);
+      }
+    }
+  };
+
+  wait_copies<1>();
+  share_with_products();
+  __syncthreads();
+  const bool busy =
+      group_row < rows;  // at a tile's end a warpgroup may have no rows: it only copies
+  if (busy) {
+    begin_products();
+    score(0);
+    wait_products<0>();
+    weigh(0);
+    pack();
+  }
+  int j = 0;
+  for (; j + 1 < num_runs; ++j) {
+    wait_copies<0>();  // keys of run j + 1, values of run j
+    share_with_products();
+    __syncthreads();  // and all are done with the keys of run j, the values of run j - 1
+    fetch(keys, args.k, j + 2);
+    fetch(values, args.v, j + 1);
+    commit_copies();
+    look_up(j + 3);
+    if (!busy) continue;
+    begin_products();
+    score(j + 1);
+    sum_values(j);
+    wait_products<1>();
+    weigh(j + 1);
+    wait_products<0>();
+    if (!__all_sync(kAllLanes, shrink[0] == 1 && shrink[1] == 1)) {  // rare after the first runs
+#pragma unroll
+      for (int d = 0; d < kDimTiles; ++d) {
+        for (int i = 0; i < 4; ++i) out[d][i] *= shrink[i / 2];
+      }
+    }
+    pack();
+  }
+  wait_copies<0>();
+  share_with_products();
+  __syncthreads();
+  if (busy) {
+    begin_products();
+    sum_values(j);
+    wait_products<0>();
+  }
+
+  // Results leave through the place of the queries, 16 bytes at a time.
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    float sum = row_sum[i];
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float factor = args.value_scale / sum;
+#pragma unroll
+    for (int d = 0; d < kDimTiles; ++d) {
+      *reinterpret_cast<uint32_t*>(queries + (d * kRows + warp_row + i * 8 + g) * 16 + t * 4) =
+          pack_bf16(out[d][2 * i] * factor, out[d][2 * i + 1] * factor);
+    }
+  }
+  __syncthreads();
+  for (int i = thread; i < kRows * kChunks; i += kThreads) {
+    const int chunk = i / 16 % (kChunks / 2) * 2 + i / 8 % 2, r = i / (8 * kChunks) * 8 + i % 8;
+    if (r >= rows || chunk * 8 >= head_dim) continue;
+    BF16* const to = static_cast<BF16*>(args.out) + args.out_at(seq, t0 + r / group) +
+                     (int64_t{kv_head} * group + r % group) * head_dim + chunk * 8;
+    *reinterpret_cast<uint4*>(to) =
+        *reinterpret_cast<const uint4*>(queries + (chunk * kRows + r) * 16);
+  }
+}
+
+template <int kHeadDim, int kKeys>
+void queue(const AttentionArgs& args, Stream stream) {
+  const int tokens_a_tile = kRows / args.group;
+  LaunchShape shape;
+  shape.grid = dim3(args.num_tokens / tokens_a_tile + args.num_seqs, args.num_kv_heads);
+  shape.block = dim3(kThreads);
+  shape.shared_bytes = Tiling<kHeadDim, kKeys>::kSharedBytes;
+  shape.overlap = true;
+  launch(hopper_kernel<kHeadDim, kKeys>, shape, stream, args, tokens_a_tile);
+}
+
+}  // namespace
+
+bool hopper_takes(const AttentionArgs& args, const AttentionDevice& device) {
+  return has_warpgroup_products(device.major) && args.cache_dtype == DType::kBF16 &&
+         prefill_takes(args) && args.head_dim > 64 && args.num_tokens >= kHopperRows;
+}
+
+void hopper_attention(const AttentionArgs& args, Stream stream) {
+  AttentionArgs scaled = args;
+  scaled.score_scale *= kLog2e;
+  // 96 keys a run: 11 of them hold a tile of the tower, whose 1034 tokens would leave a tenth of 9
+  // runs of 128 empty.
+  args.head_dim <= 80 ? queue<80, 96>(scaled, stream) : queue<128, 128>(scaled, stream);
+}
+
+}  // namespace videre::cuda
