@@ -40,7 +40,8 @@ class Reference : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(Reference, Vision) {
-  const ConstView rgb = set_.view("vision.rgb");
+  const Tensor stored_rgb = set_.copy("vision.rgb");
+  const ConstView rgb = stored_rgb;
   const int64_t tiles = rgb.dim(0), tokens = model_->config().tokens_per_tile();
   VisionWorkspace ws = model_->vision().make_workspace(*be_, tiles, static_cast<int>(rgb.dim(2)),
                                                        static_cast<int>(rgb.dim(3)));
@@ -63,7 +64,8 @@ TEST_P(Reference, Vision) {
 }
 
 TEST_P(Reference, VisionAloneOrInABatch) {
-  const ConstView rgb = set_.view("vision.rgb");
+  const Tensor stored_rgb = set_.copy("vision.rgb");
+  const ConstView rgb = stored_rgb;
   const int64_t tiles = rgb.dim(0), tokens = model_->config().tokens_per_tile();
   const int64_t hidden = model_->config().llm.hidden_size;
   const int side = static_cast<int>(rgb.dim(2));

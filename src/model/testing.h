@@ -54,6 +54,10 @@ class ReferenceSet {
     VIDERE_CHECK(has(name)) << name;
     return tensors_.at(name).view;
   }
+  /// The same in memory of its own, where every device can read it.
+  Tensor copy(const std::string& name) const {
+    return make_tensor(view(name).dtype(), view(name).shape(), values(name));
+  }
   std::vector<float> values(const std::string& name) const { return values_of(view(name)); }
   std::vector<int32_t> ids(const std::string& name) const {
     std::vector<int32_t> ids;
