@@ -17,14 +17,18 @@ namespace {
 
 constexpr int64_t kHeadsTogether = 4;  // 16 heads a group: 4 tasks share no g, yet fill 32 threads
 
-// The row of a 16-bit state whose first element is `first` of its head, rounded at random.
-void narrow_row(uint16_t* to, const float* from, DType dtype, int64_t n, uint32_t first,
-                uint32_t seed) {
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t at = first + static_cast<uint32_t>(i);
-    const uint32_t pair = rounding_noise(seed, at / 2);
-    const uint32_t noise = at % 2 == 0 ? pair & 0xffffu : pair >> 16;
-    to[i] = dtype == DType::kBF16 ? noisy_bf16(from[i], noise) : noisy_half(from[i], noise);
+// `n` elements of a 16-bit state from place `first` of their head on, rounded at random.
+template <uint16_t (*kRound)(float, uint32_t)>
+void narrow_at_random(uint16_t* to, const float* from, int64_t n, uint32_t first, uint32_t seed) {
+  int64_t i = 0;
+  if (first % 2 == 1 && n > 0) to[i++] = kRound(from[0], rounding_noise(seed, first / 2) >> 16);
+  for (uint32_t pair = (first + 1) / 2; i + 2 <= n; i += 2, ++pair) {
+    const uint32_t noise = rounding_noise(seed, pair);
+    to[i] = kRound(from[i], noise & 0xffffu);
+    to[i + 1] = kRound(from[i + 1], noise >> 16);
+  }
+  if (i < n) {
+    to[i] = kRound(from[i], rounding_noise(seed, (first + static_cast<uint32_t>(i)) / 2) & 0xffffu);
   }
 }
 
@@ -100,8 +104,10 @@ void CpuBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Step
         if (float_state) {
           std::memcpy(to, from + p * np, n_state * sizeof(float));
         } else {
-          narrow_row(reinterpret_cast<uint16_t*>(to), from + p * np, state.dtype(), n_state,
-                     static_cast<uint32_t>(p * n_state), seed);
+          const auto narrow = state.dtype() == DType::kBF16 ? narrow_at_random<noisy_bf16>
+                                                            : narrow_at_random<noisy_half>;
+          narrow(reinterpret_cast<uint16_t*>(to), from + p * np, n_state,
+                 static_cast<uint32_t>(p * n_state), seed);
         }
       }
     };
