@@ -280,6 +280,28 @@ TEST(SamplingAcrossMachines, SameTokens) {
   for (const auto& tokens : drawn) EXPECT_EQ(tokens, drawn[0]);
 }
 
+// One row of a whole vocabulary at a time, which a card spreads over many blocks.
+TEST(SamplingAcrossMachines, LongRowsAlone) {
+  const int vocab = 50003;
+  const std::vector<float> logits = random_values(vocab, 12, 3);
+  std::vector<std::vector<int32_t>> drawn;
+  for (const std::string& device : devices()) {
+    const auto be = make_backend(device);
+    const Tensor view = make_tensor(DType::kF32, Shape{1, vocab}, logits);
+    Tensor last = be->allocate(DType::kI32, Shape{1});
+    drawn.emplace_back();
+    for (uint64_t i = 0; i < 12; ++i) {
+      const float temperature = i < 8 ? 1.0f + static_cast<float>(i) : 0.0f;
+      const SampleRow row{.temperature = temperature, .seed = i, .position = 3};
+      SampledToken out;
+      be->sample(view, view, {&row, 1}, last, {&out, 1});
+      be->wait(be->submit());
+      drawn.back().push_back(out.token);
+    }
+  }
+  for (const auto& tokens : drawn) EXPECT_EQ(tokens, drawn[0]);
+}
+
 // Rows that are hard to cut: equals by the thousand, spans of many or few binary orders, dropped
 // tokens. All devices find the same tokens, ranks and likeliest tokens, rows with all kinds of
 // parameters in one batch.

@@ -28,6 +28,7 @@ struct DrawRow {
   uint32_t key_low, key_high;  // of the noise
   int32_t num_top;             // likeliest tokens to give; -1: no logprob at all
   int32_t first_top;           // where they go
+  int32_t is_plain;            // drawn from all tokens
 };
 struct DrawResult {
   int32_t token;
@@ -47,8 +48,49 @@ struct Logits {
   __device__ __forceinline__ const float* row(int i) const { return data + i * stride; }
 };
 
-// Block (row, part): the largest logit of a part of a row. NaN loses; when there is nothing above
-// -infinity the first token stands in.
+// Natural logarithm of a positive normal number, to about 1e-7 relative: 2 atanh of the mantissa,
+// as the CPU's.
+__device__ __forceinline__ float log_of(float x) {
+  const int exponent = (__float_as_int(x) - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
+  const float f = __int_as_float(__float_as_int(x) - (exponent << 23)) - 1.0f;
+  const float s = f / (f + 2.0f), s2 = s * s;
+  float p = 2.0f / 9;
+  p = p * s2 + 2.0f / 7;
+  p = p * s2 + 2.0f / 5;
+  p = p * s2 + 2.0f / 3;
+  p = p * s2 * s + 2.0f * s;
+  return static_cast<float>(exponent) * 0.69314718f + p;
+}
+
+// The best of logit - log(e) over tokens, e exponential noise made of (key, token): a draw from
+// their softmax.
+struct Draw {
+  uint32_t key_low, key_high;
+  float best = -INFINITY, bound = -INFINITY;  // bound: the warp's best as of its last `share`
+  int token = 0;
+
+  __device__ __forceinline__ void share() { bound = warp_max(best); }
+  __device__ __forceinline__ void take(float logit, int candidate) {
+    uint32_t h = static_cast<uint32_t>(candidate) * 0x9e3779b1u + key_low;
+    h = (h ^ (h >> 16)) * 0x21f0aaadu;
+    h = (h ^ (h >> 15)) * 0xd35a2d97u;
+    h = (h ^ (h >> 15) ^ key_high) * 0x85ebca6bu;
+    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
+    h ^= h >> 16;
+    const float u = fminf((static_cast<float>(h) + 0.5f) * 0x1p-32f, 1 - 0x1p-24f);
+    // e = -log(1 - u) >= u, so most tokens need no logarithm to lose.
+    if (u * 0.999f >= fast_exp(logit - bound)) return;
+    const float rest = 1.0f - u,
+                taken = 1.0f - rest;  // fine-grained near 0, where unlikely tokens win
+    const float e = taken > 0.0f ? -log_of(rest) * (u / taken) : u;
+    const float score = logit - log_of(e);
+    if (!(score > best || (score == best && candidate < token))) return;
+    best = score, token = candidate;
+  }
+};
+
+// Block (row, part): the largest logit of a part of a row, or the draw from it where the row is
+// drawn from whole. NaN loses; when there is nothing above -infinity the first token stands in.
 __global__ void __launch_bounds__(kPartThreads)
     largest_kernel(Logits logits, const DrawRow* rows, Ranked* largest) {
   __shared__ Ranked shared[kWarp];
@@ -57,20 +99,27 @@ __global__ void __launch_bounds__(kPartThreads)
   const int parts = static_cast<int>(gridDim.y);
   const int each = static_cast<int>(ceil_div(ceil_div(logits.n, parts), 4) * 4);
   const int begin = min(logits.n, static_cast<int>(blockIdx.y) * each);
-  const LogitRow part{logits.row(rows[blockIdx.x].row) + begin, min(each, logits.n - begin), 1.0f,
-                      0, 0};
-  float best = -INFINITY;
-  int token = 0;
-  part.each([&](float logit, int at) {
-    if (logit > best || (logit == best && begin + at < token && best > -INFINITY))
-      best = logit, token = begin + at;
-  });
-  const Ranked value = block_max_ranked(ranked(best, token), shared);
+  const DrawRow task = rows[blockIdx.x];
+  const bool plain = task.is_plain != 0;
+  const LogitRow part{logits.row(task.row) + begin, min(each, logits.n - begin),
+                      plain ? task.scale : 1.0f, 0, 0};
+  Draw draw{task.key_low, task.key_high};
+  if (plain) {
+    part.each([&](float logit, int at) { draw.take(logit, begin + at); }, [&] { draw.share(); });
+  } else {
+    part.each([&](float logit, int at) {
+      if (logit > draw.best ||
+          (logit == draw.best && begin + at < draw.token && logit > -INFINITY)) {
+        draw.best = logit, draw.token = begin + at;
+      }
+    });
+  }
+  const Ranked value = block_max_ranked(ranked(draw.best, draw.token), shared);
   if (threadIdx.x == 0) largest[static_cast<int64_t>(blockIdx.x) * parts + blockIdx.y] = value;
 }
 
-// A warp for each row.
-__global__ void greedy_kernel(const DrawRow* rows, int num_rows, const Ranked* largest, int parts,
+// A warp for each row: ends batches of greedy and plainly drawn rows.
+__global__ void finish_kernel(const DrawRow* rows, int num_rows, const Ranked* largest, int parts,
                               int32_t* last_tokens, DrawResult* results) {
   wait_for_previous();
   let_next_start();
@@ -90,45 +139,6 @@ __global__ void greedy_kernel(const DrawRow* rows, int num_rows, const Ranked* l
   last_tokens[rows[row].slot] = token_of(best);
 }
 
-// Natural logarithm of a positive normal number, to about 1e-7 relative: 2 atanh of the mantissa,
-// as the CPU's.
-__device__ __forceinline__ float log_of(float x) {
-  const int exponent = (__float_as_int(x) - 0x3f3504f3) >> 23;  // mantissa in [sqrt(1/2), sqrt(2))
-  const float f = __int_as_float(__float_as_int(x) - (exponent << 23)) - 1.0f;
-  const float s = f / (f + 2.0f), s2 = s * s;
-  float p = 2.0f / 9;
-  p = p * s2 + 2.0f / 7;
-  p = p * s2 + 2.0f / 5;
-  p = p * s2 + 2.0f / 3;
-  p = p * s2 * s + 2.0f * s;
-  return static_cast<float>(exponent) * 0.69314718f + p;
-}
-
-// The best of logit - log(e) over tokens, e exponential noise made of (key, token): a draw from
-// their softmax.
-struct Draw {
-  uint32_t key_low, key_high;
-  float best = -INFINITY;
-  int token = 0;
-
-  __device__ __forceinline__ void take(float logit, int candidate) {
-    uint32_t h = static_cast<uint32_t>(candidate) * 0x9e3779b1u + key_low;
-    h = (h ^ (h >> 16)) * 0x21f0aaadu;
-    h = (h ^ (h >> 15)) * 0xd35a2d97u;
-    h = (h ^ (h >> 15) ^ key_high) * 0x85ebca6bu;
-    h = (h ^ (h >> 13)) * 0xc2b2ae35u;
-    h ^= h >> 16;
-    const float u = fminf((static_cast<float>(h) + 0.5f) * 0x1p-32f, 1 - 0x1p-24f);
-    // e = -log(1 - u) >= u, so most tokens need no logarithm to lose.
-    if (!(u * 0.999f < fast_exp(logit - best))) return;
-    const float rest = 1.0f - u,
-                taken = 1.0f - rest;  // fine-grained near 0, where unlikely tokens win
-    const float e = taken > 0.0f ? -log_of(rest) * (u / taken) : u;
-    const float score = logit - log_of(e);
-    if (score > best || (score == best && candidate < token)) best = score, token = candidate;
-  }
-};
-
 // Token of one row that is not greedy, by the whole block.
 __device__ int draw_token(SelectMemory& memory, const LogitRow& row, const DrawRow& task,
                           int likeliest) {
@@ -140,7 +150,8 @@ __device__ int draw_token(SelectMemory& memory, const LogitRow& row, const DrawR
   }
   Draw draw{task.key_low, task.key_high};
   draw.take(row.max, likeliest);
-  int top_k = task.top_k < row.n ? task.top_k : 0;
+  draw.share();
+  int top_k = task.top_k;
   bool listed = false;
   int kept = 0;  // of the list
   while (top_k > 0 || task.top_p < 1) {
@@ -192,9 +203,11 @@ __device__ int draw_token(SelectMemory& memory, const LogitRow& row, const DrawR
       draw.take(logit_of(memory.list[i]), token_of(memory.list[i]));
     }
   } else {
-    row.each([&](float logit, int token) {
-      if (in.has(logit, token, row.max)) draw.take(logit, token);
-    });
+    row.each(
+        [&](float logit, int token) {
+          if (in.has(logit, token, row.max)) draw.take(logit, token);
+        },
+        [&] { draw.share(); });
   }
   return token_of(block_max_ranked(ranked(draw.best, draw.token), memory.ends[0]));
 }
@@ -215,7 +228,7 @@ __global__ void __launch_bounds__(kRowThreads, 2)
   }
   best = block_max_ranked(best, memory.ends[0]);
   int token = token_of(best);
-  if (task.scale > 0 && fabsf(logit_of(best)) < INFINITY) {
+  if (task.scale > 0 && task.is_plain == 0 && fabsf(logit_of(best)) < INFINITY) {
     const LogitRow row{logits.row(task.row), logits.n, task.scale,
                        __fmul_rn(logit_of(best), task.scale), deficit_scale};
     token = draw_token(memory, row, task, token);
@@ -308,7 +321,7 @@ void CudaBackend::do_sample(View logits, ConstView raw_logits, std::span<const S
   const int64_t n = logits.dim(1);
   std::vector<DrawRow> tasks;
   tasks.reserve(num_rows);
-  bool greedy = true, logprobs = false;
+  bool cuts = false, logprobs = false;
   int32_t num_top = 0;
   for (const SampleRow& row : rows) {
     const uint64_t key = mix(mix(row.seed) + row.position);
@@ -321,10 +334,14 @@ void CudaBackend::do_sample(View logits, ConstView raw_logits, std::span<const S
                  static_cast<uint32_t>(key),
                  static_cast<uint32_t>(key >> 32),
                  row.num_logprobs,
-                 num_top};
+                 num_top,
+                 0};
+    if (task.top_k >= n) task.top_k = 0;
+    task.is_plain =
+        task.scale > 0 && task.top_k == 0 && !(task.top_p < 1) && !(task.min_p > 0) ? 1 : 0;
     if (task.num_top > kMostTop) task.num_top = 0;  // see sort_on_host
     num_top += std::max(task.num_top, 0);
-    greedy = greedy && task.scale == 0;
+    cuts = cuts || (task.scale > 0 && task.is_plain == 0);
     logprobs = logprobs || task.num_top >= 0;
     tasks.push_back(task);
   }
@@ -351,8 +368,8 @@ void CudaBackend::do_sample(View logits, ConstView raw_logits, std::span<const S
       largest);
   const int threads = static_cast<int>(
       std::clamp<int64_t>(ceil_div(n, kTokensEach * kWarp) * kWarp, kWarp, kRowThreads));
-  if (greedy) {
-    run(greedy_kernel, {dim3(ceil_div(num_rows, 4)), dim3(4 * kWarp), 0, true}, staged_rows,
+  if (!cuts) {
+    run(finish_kernel, {dim3(ceil_div(num_rows, 4)), dim3(4 * kWarp), 0, true}, staged_rows,
         static_cast<int>(num_rows), largest, parts, last, results);
   } else {
     // The largest power of two with n * scale / 64 < 2^32, but no finer than floats are.

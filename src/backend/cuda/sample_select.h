@@ -20,17 +20,22 @@ constexpr float kBinsPerUnit = 64;  // bins of 1/64: the last one begins 32 belo
 constexpr int kNearBins =
     768;  // most rows are cut within 12 of it; what lies beyond need not be counted
 
+// Bits that order as the floats do; equals, zeros of both signs among them, are equal.
+__device__ __forceinline__ uint32_t ordered(float value) {
+  const uint32_t bits = __float_as_uint(value + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float unordered(uint32_t key) {
+  return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+}
 __device__ __forceinline__ Ranked ranked(float logit, int token) {
-  const uint32_t bits = __float_as_uint(logit + 0.0f);  // no -0
-  const uint32_t key = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  return static_cast<Ranked>(key) << 32 | ~static_cast<uint32_t>(token);
+  return static_cast<Ranked>(ordered(logit)) << 32 | ~static_cast<uint32_t>(token);
 }
 __device__ __forceinline__ int token_of(Ranked value) {
   return static_cast<int>(~static_cast<uint32_t>(value));
 }
 __device__ __forceinline__ float logit_of(Ranked value) {
-  const auto key = static_cast<uint32_t>(value >> 32);
-  return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+  return unordered(static_cast<uint32_t>(value >> 32));
 }
 
 // e^x for x <= 0, to about 1e-7 relative and 0 below -87.3: the CPU's own, so that cuts fall alike.
@@ -66,29 +71,36 @@ struct LogitRow {
   float scale, max;
   float deficit_scale;  // a power of two with n * deficit_scale / 64 < 2^32
 
-  // Calls fn(value, token) for all of them, spread over the block.
-  template <typename Fn>
-  __device__ __forceinline__ void each(Fn&& fn) const {
+  // Calls fn(value, token) for all of them, spread over the block, and after() from whole warps
+  // after every few.
+  template <typename Fn, typename After>
+  __device__ __forceinline__ void each(Fn&& fn, After&& after) const {
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int head = min(n, static_cast<int>((16 - reinterpret_cast<uintptr_t>(x) % 16) % 16 / 4));
     const int vectors = (n - head) / 4, tail = head + 4 * vectors;
     const float4* four = reinterpret_cast<const float4*>(x + head);
-    for (int i = thread; i < vectors; i += 2 * threads) {
-      const bool second = i + threads < vectors;
-      const float4 a = four[i];
-      float4 b = {};
+    for (int i = thread; i - thread % kWarp < vectors; i += 2 * threads) {
+      const bool first = i < vectors, second = i + threads < vectors;
+      float4 a = {}, b = {};
+      if (first) a = four[i];
       if (second) b = four[i + threads];
       const float v[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        if (j < 4 || second)
+        if (j < 4 ? first : second) {
           fn(__fmul_rn(v[j], scale), head + 4 * (j < 4 ? i : i + threads) + j % 4);
+        }
       }
+      after();
     }
     for (int i = thread; i < head + n - tail; i += threads) {
       const int token = i < head ? i : tail + i - head;
       fn(__fmul_rn(x[token], scale), token);
     }
+  }
+  template <typename Fn>
+  __device__ __forceinline__ void each(Fn&& fn) const {
+    each(fn, [] {});
   }
 };
 
