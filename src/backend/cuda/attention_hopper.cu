@@ -12,6 +12,10 @@ constexpr int kWarpgroups = 2, kThreads = kWarpgroups * 128, kRows = kWarpgroups
 template <int kHeadDim, int kKeys>
 struct Tiling {
   static constexpr int kChunks = kHeadDim / 8;  // 16-byte pieces of a row
+  // A copying thread stays with one chunk: 8 of them fill a core, a warp takes up to four
+  // neighbouring chunks of a row.
+  static constexpr int kCopyRows = kThreads / kChunks / 8 * 8;
+  static_assert(kKeys % kCopyRows == 0);
   static constexpr int kPartBytes = kKeys * kHeadDim * 2;
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;
   static constexpr int kSharedBytes = kQueryBytes + 4 * kPartBytes;
@@ -32,7 +36,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ uint32_t key_units[4][kKeys];  // where the rows of a run lie in the cache, in 16 bytes
   VIDERE_DYNAMIC_SHARED(shared);
   const int thread = threadIdx.x, lane = thread % kWarp, g = lane / 4, t = lane % 4;
-  const int warp_row = thread / kWarp * 16, group_row = thread / 128 * 64;
+  const int warp_row = thread / kWarp * 16,
+            group_row = __shfl_sync(kAllLanes, thread / 128, 0) * 64;
   const int group = args.group, head_dim = args.head_dim;
   const unsigned block_size = args.block_size;
   char* const queries = shared;
@@ -68,37 +73,37 @@ __global__ void __launch_bounds__(kThreads, 1)
     key_units[j % 4][thread] = args.block_of(seq, block) * args.block_units +
                                kv_head * args.head_units + row * args.row_units;
   };
-  // 8 lanes copy a core; the lanes of a warp two neighbouring chunks of a row at least.
-  const auto copy_rows = [&](char* to, int num_rows, auto&& from) {
-    for (unsigned i = threadIdx.x; i < static_cast<unsigned>(num_rows * kChunks); i += kThreads) {
-      const unsigned pair = i / 16 % (kChunks / 2), chunk = pair * 2 + i / 8 % 2;
-      const unsigned row = i / (8 * kChunks) * 8 + i % 8;
-      const bool valid = chunk * 8 < static_cast<unsigned>(head_dim);
-      copy_async16(to + (chunk * num_rows + row) * 16, from(row, valid ? chunk * 16 : 0), valid);
+  const unsigned chunk = threadIdx.x / 8 % kChunks;
+  const unsigned copy_row = threadIdx.x / (8 * kChunks) * 8 + threadIdx.x % 8;
+  const bool copies = copy_row < Tiles::kCopyRows,
+             valid = chunk * 8 < static_cast<unsigned>(head_dim);
+  const unsigned chunk_bytes = valid ? chunk * 16 : 0;
+  const auto fetch = [&](char* to, const char* chunk_of_first, int j) {
+    if (j >= num_runs || !copies) return;
+    const uint32_t* const units = key_units[j % 4] + copy_row;
+    to += j % 2 * Tiles::kPartBytes + (chunk * kKeys + copy_row) * 16;
+#pragma unroll
+    for (int n = 0; n < kKeys; n += Tiles::kCopyRows) {
+      copy_async16(to + n * 16, chunk_of_first + int64_t{units[n]} * 16, valid);
     }
   };
-  const auto fetch = [&](char* to, const void* cache, int j) {
-    if (j >= num_runs) return;
-    const uint32_t* const units = key_units[j % 4];
-    copy_rows(to + j % 2 * Tiles::kPartBytes, kKeys, [&](unsigned row, unsigned bytes) {
-      return static_cast<const char*>(cache) + int64_t{units[row]} * 16 + bytes;
-    });
-  };
+  const char* const k_chunk = static_cast<const char*>(args.k) + chunk_bytes;
+  const char* const v_chunk = static_cast<const char*>(args.v) + chunk_bytes;
   for (int j = 0; j < 3; ++j) look_up(j);
   wait_for_previous();
   let_next_start();
   __syncthreads();
-  copy_rows(queries, kRows, [&](unsigned row, unsigned bytes) {
+  for (unsigned row = copy_row; copies && row < kRows; row += Tiles::kCopyRows) {
     const int r = min(static_cast<int>(row), rows - 1);
-    return reinterpret_cast<const char*>(static_cast<const BF16*>(args.q) +
-                                         args.q_at(seq, t0 + r / group) +
-                                         (int64_t{kv_head} * group + r % group) * head_dim) +
-           bytes;
-  });
-  fetch(keys, args.k, 0);
+    const BF16* const from = static_cast<const BF16*>(args.q) + args.q_at(seq, t0 + r / group) +
+                             (int64_t{kv_head} * group + r % group) * head_dim;
+    copy_async16(queries + (chunk * kRows + row) * 16,
+                 reinterpret_cast<const char*>(from) + chunk_bytes, valid);
+  }
+  fetch(keys, k_chunk, 0);
   commit_copies();
-  fetch(keys, args.k, 1);
-  fetch(values, args.v, 0);
+  fetch(keys, k_chunk, 1);
+  fetch(values, v_chunk, 0);
   commit_copies();
 
   float scores[kKeyTiles][4], out[kDimTiles][4] = {};
@@ -169,46 +174,54 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   };
 
+  // All come here once a run: copies of the last turn are there, and nobody reads what the next
+  // will overwrite.
+  const auto turn = [&] {
+    wait_copies<0>();
+    share_with_products();
+    __syncthreads();
+  };
+  const auto fetch_next = [&](int j) {
+    fetch(keys, k_chunk, j + 2);
+    fetch(values, v_chunk, j + 1);
+    commit_copies();
+    look_up(j + 3);
+  };
   wait_copies<1>();
   share_with_products();
   __syncthreads();
-  const bool busy =
-      group_row < rows;  // at a tile's end a warpgroup may have no rows: it only copies
-  if (busy) {
+  if (group_row >= rows) {  // at a tile's end a warpgroup may have no rows: it only copies
+    for (int j = 0; j + 1 < num_runs; ++j) {
+      turn();
+      fetch_next(j);
+    }
+    turn();
+  } else {
     begin_products();
     score(0);
     wait_products<0>();
     weigh(0);
     pack();
-  }
-  int j = 0;
-  for (; j + 1 < num_runs; ++j) {
-    wait_copies<0>();  // keys of run j + 1, values of run j
-    share_with_products();
-    __syncthreads();  // and all are done with the keys of run j, the values of run j - 1
-    fetch(keys, args.k, j + 2);
-    fetch(values, args.v, j + 1);
-    commit_copies();
-    look_up(j + 3);
-    if (!busy) continue;
-    begin_products();
-    score(j + 1);
-    sum_values(j);
-    wait_products<1>();
-    weigh(j + 1);
-    wait_products<0>();
-    if (!__all_sync(kAllLanes, shrink[0] == 1 && shrink[1] == 1)) {  // rare after the first runs
+    int j = 0;
+    for (; j + 1 < num_runs; ++j) {
+      turn();
+      begin_products();
+      score(j + 1);
+      sum_values(j);
+      fetch_next(j);
+      wait_products<1>();
+      weigh(j + 1);
+      finish(row_sum[0] + row_sum[1]);
+      wait_products<0>();
+      if (!__all_sync(kAllLanes, shrink[0] == 1 && shrink[1] == 1)) {  // rare after the first runs
 #pragma unroll
-      for (int d = 0; d < kDimTiles; ++d) {
-        for (int i = 0; i < 4; ++i) out[d][i] *= shrink[i / 2];
+        for (int d = 0; d < kDimTiles; ++d) {
+          for (int i = 0; i < 4; ++i) out[d][i] *= shrink[i / 2];
+        }
       }
+      pack();
     }
-    pack();
-  }
-  wait_copies<0>();
-  share_with_products();
-  __syncthreads();
-  if (busy) {
+    turn();
     begin_products();
     sum_values(j);
     wait_products<0>();

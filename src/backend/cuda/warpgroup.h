@@ -11,18 +11,24 @@ namespace videre::cuda {
 /// each: what lies `leading` bytes on is the next 8 along k, `stride` bytes on the next 8 along the
 /// other axis.
 struct CoreMatrix {
+#if defined(VIDERE_CUDA_EMULATED)
   const char* at;
   uint32_t leading, stride;
 
-#if defined(__CUDACC__) && !defined(VIDERE_CUDA_EMULATED)
-  __device__ __forceinline__ uint64_t descriptor() const {
-    return (shared_address(at) & 0x3ffff) >> 4 | static_cast<uint64_t>(leading >> 4) << 16 |
-           static_cast<uint64_t>(stride >> 4) << 32;
+  CoreMatrix(const char* start, uint32_t leading_bytes, uint32_t stride_bytes)
+      : at(start), leading(leading_bytes), stride(stride_bytes) {}
+  CoreMatrix operator+(int bytes) const { return {at + bytes, leading, stride}; }
+#elif defined(__CUDACC__)
+  uint64_t descriptor;
+
+  __device__ __forceinline__ explicit CoreMatrix(uint64_t value) : descriptor(value) {}
+  __device__ __forceinline__ CoreMatrix(const char* start, uint32_t leading, uint32_t stride)
+      : descriptor(shared_address(start) >> 4 | static_cast<uint64_t>(leading >> 4) << 16 |
+                   static_cast<uint64_t>(stride >> 4) << 32) {}
+  __device__ __forceinline__ CoreMatrix operator+(int bytes) const {
+    return CoreMatrix(descriptor + (bytes >> 4));
   }
 #endif
-  __device__ __forceinline__ CoreMatrix operator+(int bytes) const {
-    return {at + bytes, leading, stride};
-  }
 };
 
 #if defined(VIDERE_CUDA_EMULATED)
@@ -34,6 +40,7 @@ inline void begin_products() {}
 inline void commit_products() {}
 template <int kPending>
 void wait_products() {}
+inline void finish(float) {}
 
 /// D [64, N] (+)= A [64, 16] B^T with B [N, 16], both with k in the cores' rows; a lane's D is that
 /// of mma_bf16 for its warp's 16 rows, N tile by tile.
@@ -109,6 +116,13 @@ __device__ __forceinline__ void wait_products() {
   VIDERE_WARPGROUP(asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory"));
 }
 
+/// What computes `x`, which is never negative, stays before the waits that follow: the assembler
+/// moves them up past arithmetic that needs nothing of theirs, and nothing would run beside the
+/// products.
+__device__ __forceinline__ void finish(float x) {
+  if (x < 0) asm volatile("nanosleep.u32 20;" ::: "memory");
+}
+
 #define VIDERE_D4(i) "+f"(d[i][0]), "+f"(d[i][1]), "+f"(d[i][2]), "+f"(d[i][3])
 
 template <int kN>
@@ -124,7 +138,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[kN / 8][4], CoreMatri
         "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0;}"
         : VIDERE_D4(0), VIDERE_D4(1), VIDERE_D4(2), VIDERE_D4(3), VIDERE_D4(4), VIDERE_D4(5),
           VIDERE_D4(6), VIDERE_D4(7)
-        : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<int>(accumulate)));
+        : "l"(a.descriptor), "l"(b.descriptor), "r"(static_cast<int>(accumulate)));
   }
   if constexpr (kN == 96) {
     asm volatile(
@@ -136,7 +150,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[kN / 8][4], CoreMatri
         "0;}"
         : VIDERE_D4(0), VIDERE_D4(1), VIDERE_D4(2), VIDERE_D4(3), VIDERE_D4(4), VIDERE_D4(5),
           VIDERE_D4(6), VIDERE_D4(7), VIDERE_D4(8), VIDERE_D4(9), VIDERE_D4(10), VIDERE_D4(11)
-        : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<int>(accumulate)));
+        : "l"(a.descriptor), "l"(b.descriptor), "r"(static_cast<int>(accumulate)));
   }
   if constexpr (kN == 128) {
     asm volatile(
@@ -150,7 +164,7 @@ __device__ __forceinline__ void multiply_shared(float (&d)[kN / 8][4], CoreMatri
         : VIDERE_D4(0), VIDERE_D4(1), VIDERE_D4(2), VIDERE_D4(3), VIDERE_D4(4), VIDERE_D4(5),
           VIDERE_D4(6), VIDERE_D4(7), VIDERE_D4(8), VIDERE_D4(9), VIDERE_D4(10), VIDERE_D4(11),
           VIDERE_D4(12), VIDERE_D4(13), VIDERE_D4(14), VIDERE_D4(15)
-        : "l"(a.descriptor()), "l"(b.descriptor()), "r"(static_cast<int>(accumulate)));
+        : "l"(a.descriptor), "l"(b.descriptor), "r"(static_cast<int>(accumulate)));
   }
 #endif
 }
@@ -169,7 +183,7 @@ __device__ __forceinline__ void multiply_registers(float (&d)[kN / 8][4], const 
         "p, 1, 1, 1;}"
         : VIDERE_D4(0), VIDERE_D4(1), VIDERE_D4(2), VIDERE_D4(3), VIDERE_D4(4), VIDERE_D4(5),
           VIDERE_D4(6), VIDERE_D4(7)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor), "r"(1));
   }
   if constexpr (kN == 80) {
     asm volatile(
@@ -180,7 +194,7 @@ __device__ __forceinline__ void multiply_registers(float (&d)[kN / 8][4], const 
         "%37, %38, %39}, {%40, %41, %42, %43}, %44, p, 1, 1, 1;}"
         : VIDERE_D4(0), VIDERE_D4(1), VIDERE_D4(2), VIDERE_D4(3), VIDERE_D4(4), VIDERE_D4(5),
           VIDERE_D4(6), VIDERE_D4(7), VIDERE_D4(8), VIDERE_D4(9)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor), "r"(1));
   }
   if constexpr (kN == 128) {
     asm volatile(
@@ -194,7 +208,7 @@ __device__ __forceinline__ void multiply_registers(float (&d)[kN / 8][4], const 
         : VIDERE_D4(0), VIDERE_D4(1), VIDERE_D4(2), VIDERE_D4(3), VIDERE_D4(4), VIDERE_D4(5),
           VIDERE_D4(6), VIDERE_D4(7), VIDERE_D4(8), VIDERE_D4(9), VIDERE_D4(10), VIDERE_D4(11),
           VIDERE_D4(12), VIDERE_D4(13), VIDERE_D4(14), VIDERE_D4(15)
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor()), "r"(1));
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b.descriptor), "r"(1));
   }
 #endif
 }
