@@ -1,6 +1,8 @@
 // Depthwise causal convolution with SiLU over a flat batch. All three kernels are bound by bytes: a
 // row is read once (its three rows of history come from registers, or from a cache at a tile's
 // start) and written once.
+#include <utility>
+
 #include "backend/cuda/cuda_backend.h"
 
 namespace videre::cuda {
@@ -204,7 +206,7 @@ __device__ __forceinline__ void keep_state(const ConvArgs& args, int32_t slot, i
 /// state of all. In decode this is the only kernel; longer sequences have their rows done by
 /// `conv_tiles`, which must be through first: it reads the state that this one may overwrite. The
 /// old state and the taps are fetched before the kernel before is through: that one is a linear or
-/// conv_tiles, and neither writes them.
+/// conv_tiles, and neither writes them; do_causal_conv does not overlap two runs on one state.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     conv_sequences(ConvArgs args, StepView step, int limit) {
@@ -341,7 +343,7 @@ void CudaBackend::do_causal_conv(View out, ConstView x, ConstView weight, ConstV
     const unsigned seqs = static_cast<unsigned>(step.num_seqs);
     LaunchShape shape;
     shape.block = dim3(kThreads);
-    shape.overlap = true;
+    shape.overlap = std::exchange(last_conv_, state.raw()) != state.raw();
     if (!fast) {
       shape.grid = dim3(ceil_div(args.channels, kThreads), seqs);
       return run(conv_any<T>, shape, args, step);

@@ -137,6 +137,8 @@ class CudaBackend final : public Backend {
   int64_t step_timeout_ms_ = 0;
   std::unordered_map<uint64_t, Graph> graphs_;
   std::unordered_set<uint64_t> warm_;  // keys that ran once without being recorded
+  // States that the last run of these ops wrote: one that comes again at once may not be fetched early.
+  const void *last_conv_ = nullptr, *last_scan_ = nullptr;
   std::unique_ptr<CublasLt> cublas_;
   std::unique_ptr<Loader> loader_;  // while weights are adopted
 };

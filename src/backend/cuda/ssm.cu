@@ -1,6 +1,8 @@
 // The Mamba-2 scan, row by row: the recurrence with the state in registers. One row a sequence
 // (decode) is bound by reading and writing the state once; many rows run at the speed of the chain,
 // and are left to ssm_chunks.cu where that can take them.
+#include <utility>
+
 #include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/ssm.h"
 
@@ -15,10 +17,11 @@ constexpr int kPlainWarps = 4;  // of scan_any
 /// `limit` rows; `lanes` neighbours hold a state row, 16 bytes each; for the model's 80 x 128
 /// float32 that is half a head, and four blocks keep 80 KiB a multiprocessor in flight.
 ///
-/// The state is fetched before the kernel before is through. That is sound as long as the last
-/// writer of this layer's state is not that kernel: it is this op's last run, and causal_conv at
-/// least comes between; and as long as every kernel waits for the one before it before it lets the
-/// next one start, so that only one can be unfinished when this one begins.
+/// The state is fetched before the kernel before is through. That is sound as long as that kernel
+/// does not write this layer's state (its last writer is this op's last run, and causal_conv at
+/// least comes between; do_ssm_scan does not overlap two runs on one state), and as long as every
+/// kernel waits for the one before it before it lets the next one start, so that only one can be
+/// unfinished when this one begins.
 template <typename T, typename S>
 __global__ void __launch_bounds__(kWarps* kWarp, 4)
     scan_rows(ScanArgs args, StepView step, int log2_lanes, int limit) {
@@ -215,7 +218,7 @@ void CudaBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const Ste
                         : 0;
   const auto seqs = static_cast<unsigned>(step.num_seqs);
   LaunchShape shape;
-  shape.overlap = true;
+  shape.overlap = std::exchange(last_scan_, state.raw()) != state.raw();
   // One row a sequence, or an odd step that looks so: then the rows' kernel takes what there is.
   const bool decode = step.num_tokens <= step.num_seqs;
   int limit = INT32_MAX;
