@@ -1,8 +1,8 @@
 // Linear on a card, at the 12B model's sizes: checked against sums in double first, then timed as
 // recorded steps of many calls over weights that L2 cannot hold. Prints GB/s of weights for few
 // rows, TFLOP/s for many. Names are KIND/rows/n/k: `linear` is what the backend chooses, `library`
-// is cuBLASLt, `gemm` the own kernel for many rows, `blocks` the decode kernel with so many percent of
-// its blocks (last number).
+// is cuBLASLt, `gemm` the own kernel for many rows, `blocks` the decode kernel with so many percent
+// of its blocks (last number).
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -249,11 +249,10 @@ void blocks(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightF
   Case c(rows, n, k, format);
   const cuda::DecodePlan plan = cuda::plan_decode(
       stored_of(c), rows, n, k, backend().info().num_multiprocessors * percent / 100);
-  const Tensor parts = backend().allocate(DType::kU8, Shape{plan.part_bytes});
-  const Tensor arrivals = backend().allocate(DType::kI32, Shape{cuda::kMaxDecodeTiles});
+  const Tensor parts = backend().allocate(DType::kU8, Shape{plan.part_bytes + 16});
   measure(state, c, [&](const Weight& weight) {
     cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(),
-                     static_cast<uint32_t*>(arrivals.view().raw()), backend().stream());
+                     backend().stream());
   });
 }
 

@@ -76,11 +76,6 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
       step_timeout_ms_(options.step_timeout_ms) {
   for (Turn& turn : turns_) turn.done = make_event();
   scratch_bytes_ = CublasLt::kWorkspaceBytes + kTurns * kTurnBytes;
-  if (void* arrivals = device_malloc(kArrivals * 4)) {
-    adopted_.push_back(arrivals);
-    set_async(arrivals, 0, kArrivals * 4, stream_);
-    arrivals_ = static_cast<uint32_t*>(arrivals);
-  }
   if (void* workspace = device_malloc(CublasLt::kWorkspaceBytes)) {
     adopted_.push_back(workspace);
     cublas_ = CublasLt::open(workspace, CublasLt::kWorkspaceBytes);

@@ -113,7 +113,6 @@ class CudaBackend final : public Backend {
     std::vector<Fetch> fetches;
     std::vector<void*> extra_pinned, extra_device;  // what did not fit
   };
-  static constexpr int64_t kArrivals = 16384;
   static constexpr int kTurns = 3;
   static constexpr int64_t kTurnBytes = 8 << 20;
 
@@ -129,7 +128,6 @@ class CudaBackend final : public Backend {
   bool synchronous_ = false, use_graphs_ = true, loaded_ = false;
   int64_t allocated_bytes_ = 0, weight_bytes_ = 0, scratch_bytes_ = 0, scratch_held_ = 0;
   void* scratch_ = nullptr;
-  uint32_t* arrivals_ = nullptr;  // zeros: kernels count their blocks here and leave zeros
   std::vector<void*> adopted_;
   Turn turns_[kTurns];
   int current_ = 0;

@@ -114,8 +114,6 @@ void wait_copies() {}
 
 /// 16 bytes that are read once: past L1. In order with the barriers and waits around it.
 inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
-/// 16 bytes that another block of the same kernel wrote: from L2.
-inline float4 load_written16(const float4* global) { return *global; }
 /// 16 bytes of memory that this kernel also writes: read once, written once a step.
 inline uint4 load_stream16(const void* global) { return *static_cast<const uint4*>(global); }
 inline void store_stream16(void* global, uint4 value) { *static_cast<uint4*>(global) = value; }
@@ -310,7 +308,6 @@ __device__ __forceinline__ void store_stream16(void* global, uint4 value) {
   asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global),
                "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w) : "memory");
 }
-__device__ __forceinline__ float4 load_written16(const float4* global) { return __ldcg(global); }
 
 #define VIDERE_DYNAMIC_SHARED(name) extern __shared__ __align__(128) char name[]
 

@@ -152,11 +152,13 @@ LinearArgs rows_of(LinearArgs args, int64_t begin, int64_t end) {
 
 enum class Way { kDecode, kLibrary, kGemm };
 
+constexpr int64_t kMaxDecodeWeights = int64_t{1} << 36;  // its counts are ints
+
 // For bf16 rows and weights in whole pieces. Up to 64 rows the weight's bytes are all that counts;
 // so they are for 8- and 4-bit weights a second or third time, against a tile of 128 rows that is
 // half empty. cuBLASLt wants bf16 weights, aligned rows of out and a bias of out's type.
 Way choose(Stored stored, const LinearArgs& args, bool has_library) {
-  if (args.n > kMaxDecodeColumns) return Way::kGemm;
+  if (args.n * args.k > kMaxDecodeWeights) return Way::kGemm;
   if (args.rows <= kDecodeRows) return Way::kDecode;
   const int64_t out_bytes = args.out_is_float ? 4 : 2;
   const DType out_dtype = args.out_is_float ? DType::kF32 : DType::kBF16;
@@ -171,19 +173,20 @@ Way choose(Stored stored, const LinearArgs& args, bool has_library) {
 }  // namespace
 
 void CudaBackend::do_linear(View out, const Operand& x, const Weight& weight) {
-  static_assert(kMaxDecodeTiles <= kArrivals);
   const Stored stored = stored_of(weight);
   const LinearArgs args = args_of(out, x.data, weight);
   if (x.data.dtype() == DType::kBF16 && in_pieces(stored, args)) {
     switch (choose(stored, args, cublas_ != nullptr)) {
       case Way::kDecode: {
-        const int64_t slices = ceil_div(args.rows, kDecodeRows),
-                      slice_rows = ceil_div(args.rows, slices);
+        // Cards whose blocks have 99 KB of shared memory hold 32 rows of x.
+        const int64_t most = info_.shared_bytes_per_block >= 110 << 10 ? kDecodeRows : 32;
+        const int64_t slice_rows = ceil_div(args.rows, ceil_div(args.rows, most));
         for (int64_t row = 0; row < args.rows; row += slice_rows) {
           const LinearArgs slice = rows_of(args, row, std::min(args.rows, row + slice_rows));
           const DecodePlan plan =
               plan_decode(stored, slice.rows, args.n, args.k, info_.num_multiprocessors);
-          run_decode(plan, stored, slice, scratch(plan.part_bytes), arrivals_, stream_);
+          void* parts = plan.part_bytes > 0 ? scratch(plan.part_bytes) : nullptr;
+          run_decode(plan, stored, slice, parts, stream_);
         }
         break;
       }

@@ -88,18 +88,17 @@ __device__ __forceinline__ float e4m3_of(uint8_t code) { return unpack_e4m3(code
 
 /// Few rows of bf16 by weights in kBF16, kFp8 or kNvfp4, read once at the memory's speed.
 struct DecodePlan {
-  int64_t stages;       // pieces of a tile's k
-  int64_t blocks;       // that share the stages of all tiles,
+  int64_t stages;       // steps of a tile's k
+  int64_t piece;        // steps that stay together: one, or a tile's
+  int64_t blocks;       // that share the pieces of all tiles:
   int64_t each, extra;  // so many each, and one more for the first `extra`
   int64_t part_bytes;   // of scratch
 };
 constexpr int64_t kDecodeRows = 64;
-constexpr int64_t kMaxDecodeTiles = 16384;  // that have an arrival counter
-constexpr int64_t kMaxDecodeColumns = 64 * kMaxDecodeTiles;
 DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int num_multiprocessors);
-/// `parts` is scratch; `arrivals` are kMaxDecodeTiles zeros that stay zeros after each kernel.
+/// `parts` is scratch.
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
-                uint32_t* arrivals, Stream stream);
+                Stream stream);
 
 /// Many rows of bf16 by the same weights, on tensor cores.
 void run_gemm(Stored stored, const LinearArgs& args, Stream stream);

@@ -8,10 +8,11 @@
 // memory, in stages that all warps walk together, three in a ring.
 //
 // A tile is 16 * kRowTiles * kWarpsN weight rows; kWarpsK warps of each take turns at chunks of k.
-// The stages of all tiles are one line, cut into equal pieces, a block each: all blocks run at
-// once and end together, and one tile's last products run while the next one's weights are under
-// way. Where a cut goes through a tile, its blocks leave their sums in scratch and the last to
-// come adds them in order. So a row's bits follow from the shapes alone, not from the other rows.
+// The stages of all tiles are one line that is cut into pieces, one for each block that can run at
+// once: one tile's last products run while the next one's weights are under way. With many tiles
+// the pieces are whole ones. With few, cuts go through tiles: their blocks leave their sums in
+// scratch and a second kernel adds them in order. So a row's bits follow from the shapes alone,
+// not from the other rows.
 // Bound by the weight's bytes.
 #include <algorithm>
 
@@ -22,8 +23,9 @@ namespace {
 
 constexpr int kRing = 3;
 
-template <Stored kStored, int kTokenTiles, int kRowTiles, int kWarpsN, int kWarpsK, int kAhead>
+template <Stored kStored, int kTokenTiles_, int kRowTiles_, int kWarpsN_, int kWarpsK, int kAhead>
 struct DecodeShape {
+  static constexpr int kTokenTiles = kTokenTiles_, kRowTiles = kRowTiles_, kWarpsN = kWarpsN_;
   static constexpr int kElements = kStored == Stored::kBF16  ? 8
                                    : kStored == Stored::kFp8 ? 16
                                                              : 32;  // of 16 bytes
@@ -34,6 +36,8 @@ struct DecodeShape {
   static constexpr int kPitch = 2 * kStage + (kStored == Stored::kBF16 ? 64 : 16);
   static constexpr int kTileN = 16 * kRowTiles * kWarpsN, kTokens = 8 * kTokenTiles;
   static constexpr int kThreads = kWarp * kWarpsN * kWarpsK;
+  static constexpr int kBlocks = kRowTiles > 1 ? 1 : kWarpsN > 1 ? 2 : 3;  // of a multiprocessor
+  static constexpr int kAheadBytes = kThreads * kAhead * kPieces * kRowTiles * 32;
   // Sums of a tile, four a lane.
   static constexpr int kFragments = kWarpsN * kRowTiles * kTokenTiles * kWarp;
 
@@ -45,17 +49,24 @@ struct DecodeShape {
   }
 };
 
-// How the line of stages is cut: the first `extra` blocks have one more than the others.
+// How the line of stages is cut: into pieces of whole tiles or of single stages, of which the first
+// `extra` blocks have one more than the others.
 struct Cut {
   int stages;  // of a tile
+  int piece;   // stages of a piece
   int each, extra;
 
   __device__ __forceinline__ int begin_of(int block) const {
-    return block * each + min(block, extra);
+    return (block * each + min(block, extra)) * piece;
   }
   __device__ __forceinline__ int block_at(int stage) const {
-    const int longer = extra * (each + 1);
-    return stage < longer ? stage / (each + 1) : extra + (stage - longer) / each;
+    const int at = stage / piece, longer = extra * (each + 1);
+    return at < longer ? at / (each + 1) : extra + (at - longer) / each;
+  }
+  // Where a block leaves its sums of the tile that begins at `first`: it has at most two such
+  // tiles, the one where it begins and the one where it ends.
+  __device__ __forceinline__ int slot_of(int block, int first) const {
+    return 2 * block + (begin_of(block) >= first ? 0 : 1);
   }
 };
 
@@ -89,16 +100,63 @@ __device__ __forceinline__ void unpack(const uint4& piece, int h, uint32_t scale
   }
 }
 
+// Writes out what `fragment` of a tile holds: sums of two weight rows and two rows of x.
+template <int kTokenTiles, int kRowTiles, int kWarpsN>
+__device__ __forceinline__ void store_fragment(const LinearArgs& p, int tile, int fragment,
+                                               const float4& sum) {
+  const int g = fragment % kWarp / 4, t = fragment % 4;
+  const int token = fragment / kWarp % kTokenTiles * 8 + 2 * t;
+  const int64_t first = static_cast<int64_t>(tile) * (16 * kRowTiles * kWarpsN) +
+                        fragment / (kWarp * kTokenTiles) * 16 + g;
+  const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t column = first + 8 * half;
+    if (column >= p.n || token >= p.rows) continue;
+    const float scale = column_scale(p, column), bias = column_bias(p, column);
+    store_out<BF16>(p, token, column, values[2 * half] * scale + bias);
+    if (token + 1 < p.rows) {
+      store_out<BF16>(p, token + 1, column, values[2 * half + 1] * scale + bias);
+    }
+  }
+}
+
+// Adds the parts of tiles that a cut goes through, in the order of their blocks. A thread makes a
+// fragment. Bound by latency: the parts come from L2.
+template <int kTokenTiles, int kRowTiles, int kWarpsN>
+__global__ void __launch_bounds__(256)
+    add_parts_kernel(LinearArgs p, Cut cut, const float4* parts) {
+  constexpr int kFragments = kWarpsN * kRowTiles * kTokenTiles * kWarp;
+  const int index = static_cast<int>(blockIdx.x * 256 + threadIdx.x);
+  const int tile = index / kFragments, fragment = index % kFragments;
+  const int first = tile * cut.stages;
+  const int first_block = cut.block_at(first), last_block = cut.block_at(first + cut.stages - 1);
+  wait_for_previous();
+  let_next_start();
+  if (static_cast<int64_t>(tile) * (16 * kRowTiles * kWarpsN) >= p.n) return;
+  if (first_block == last_block || fragment / kWarp % kTokenTiles * 8 >= p.rows) return;
+  float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 4
+  for (int block = first_block; block <= last_block; ++block) {
+    const float4 part =
+        parts[static_cast<int64_t>(cut.slot_of(block, first)) * kFragments + fragment];
+    sum = make_float4(sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w);
+  }
+  store_fragment<kTokenTiles, kRowTiles, kWarpsN>(p, tile, fragment, sum);
+}
+
 template <Stored kStored, int kTokenTiles, int kRowTiles, int kWarpsN, int kWarpsK, int kAhead>
-__global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kRowTiles > 1 ? 1 : 2)
-    decode_kernel(LinearArgs p, Cut cut, float4* parts, uint32_t* arrivals) {
+__global__ void __launch_bounds__(
+    DecodeShape<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>::kThreads,
+    DecodeShape<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>::kBlocks)
+    decode_kernel(LinearArgs p, Cut cut, float4* parts) {
   using Shape = DecodeShape<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>;
   VIDERE_DYNAMIC_SHARED(shared);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
   const int warp_n = warp % kWarpsN, warp_k = warp / kWarpsN;
   const int block = static_cast<int>(blockIdx.x);
   const int k = static_cast<int>(p.k), rows = static_cast<int>(p.rows);
-  const int begin = cut.begin_of(block), count = cut.each + (block < cut.extra ? 1 : 0);
+  const int begin = cut.begin_of(block), count = cut.begin_of(block + 1) - begin;
   int tile = begin / cut.stages, stage = begin % cut.stages;
 
   // Where this lane's rows of a tile begin. Past the last weight row the last one is read again;
@@ -226,7 +284,7 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kRowTiles > 1 ? 1 : 2
     // The tile ends here, or this block's part of it.
     const int first = tile * cut.stages;
     const int first_block = cut.block_at(first), last_block = cut.block_at(first + cut.stages - 1);
-    bool mine = warp_k == 0;  // to write out
+    const bool mine = warp_k == 0;  // to write out
     if constexpr (kWarpsK > 1) {
       float4* met = reinterpret_cast<float4*>(shared + kRing * stage_bytes) + lane;
 #pragma unroll
@@ -254,68 +312,18 @@ __global__ void __launch_bounds__(kWarp* kWarpsN* kWarpsK, kRowTiles > 1 ? 1 : 2
         }
       }
     }
-    if (first_block != last_block) {
-      // A block leaves sums of at most two tiles: of where it begins, and of where it ends.
-      __shared__ bool is_last;
-      const auto part_of = [&](int of) {
-        const int slot = 2 * of + (cut.begin_of(of) >= first ? 0 : 1);
-        return parts + static_cast<int64_t>(slot) * Shape::kFragments +
-               warp_n * kRowTiles * kTokenTiles * kWarp + lane;
-      };
-      if (mine) {
-        float4* part = part_of(block);
-#pragma unroll
-        for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
-          const float* s = sums[f / kTokenTiles][f % kTokenTiles];
-          part[f * kWarp] = make_float4(s[0], s[1], s[2], s[3]);
-        }
-      }
-      __threadfence();
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        is_last = atomicAdd(arrivals + tile, 1u) == static_cast<uint32_t>(last_block - first_block);
-        if (is_last) arrivals[tile] = 0;
-      }
-      __syncthreads();
-      mine = mine && is_last;
-      if (mine) {
-        __threadfence();
-#pragma unroll
-        for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) sums[f / kTokenTiles][f % kTokenTiles][c] = 0;
-        }
-#pragma unroll 1
-        for (int of = first_block; of <= last_block; ++of) {
-          const float4* part = part_of(of);
-#pragma unroll
-          for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
-            float* s = sums[f / kTokenTiles][f % kTokenTiles];
-            const float4 more_sums = load_written16(part + f * kWarp);
-            s[0] += more_sums.x, s[1] += more_sums.y, s[2] += more_sums.z, s[3] += more_sums.w;
-          }
-        }
-      }
-    }
     if (mine) {
+      float4* const part =
+          parts + static_cast<int64_t>(cut.slot_of(block, first)) * Shape::kFragments;
 #pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int64_t column = static_cast<int64_t>(tile) * Shape::kTileN +
-                                 16 * (warp_n * kRowTiles + m) + g + 8 * half;
-          if (column >= p.n) continue;
-          const float scale = column_scale(p, column), bias = column_bias(p, column);
-#pragma unroll
-          for (int j = 0; j < kTokenTiles; ++j) {
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              const int token = 8 * j + 2 * t + c;
-              if (token < rows) {
-                store_out<BF16>(p, token, column, sums[m][j][2 * half + c] * scale + bias);
-              }
-            }
-          }
+      for (int f = 0; f < kRowTiles * kTokenTiles; ++f) {
+        const int fragment = (warp_n * kRowTiles * kTokenTiles + f) * kWarp + lane;
+        const float* values = sums[f / kTokenTiles][f % kTokenTiles];
+        const float4 sum = make_float4(values[0], values[1], values[2], values[3]);
+        if (first_block == last_block) {
+          store_fragment<kTokenTiles, kRowTiles, kWarpsN>(p, tile, fragment, sum);
+        } else if (f % kTokenTiles * 8 < rows) {
+          part[fragment] = sum;
         }
       }
     }
@@ -335,10 +343,10 @@ auto with_shape(int64_t rows, Fn&& fn) {
   constexpr int kFew = kStored == Stored::kBF16 ? 3 : 2;  // chunks ahead beside many sums
   const auto as = [&]<int kTokenTiles, int kRowTiles, int kWarpsN, int kWarpsK, int kAhead>() {
     return fn(DecodeShape<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>{},
-              decode_kernel<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>,
-              kRowTiles > 1 ? 1 : 2);
+              decode_kernel<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>);
   };
-  if (rows <= 8) return as.template operator()<1, 1, 4, 2, 4>();
+  if (rows <= 2) return as.template operator()<1, 1, 1, 8, 2>();
+  if (rows <= 8) return as.template operator()<1, 1, 2, 4, 4>();
   if (rows <= 16) return as.template operator()<2, 1, 4, 2, 4>();
   if (rows <= 32) return as.template operator()<4, 1, 8, 1, kFew>();
   return as.template operator()<8, 2, 6, 1, kFew>();
@@ -346,33 +354,44 @@ auto with_shape(int64_t rows, Fn&& fn) {
 
 template <Stored kStored>
 DecodePlan plan_stored(int64_t rows, int64_t n, int64_t k, int num_multiprocessors) {
-  return with_shape<kStored>(rows, [&](auto shape, auto, int blocks_each) {
+  return with_shape<kStored>(rows, [&](auto shape, auto) {
     using Shape = decltype(shape);
+    const int64_t tiles = ceil_div(n, Shape::kTileN);
+    const int64_t room = int64_t{Shape::kBlocks} * num_multiprocessors;
     DecodePlan plan{};
     plan.stages = ceil_div(k, Shape::kStage);
-    const int64_t all = ceil_div(n, Shape::kTileN) * plan.stages;
     // As many blocks as leave each the same, if that is fewer than there is room for.
-    plan.blocks = ceil_div(all, ceil_div(all, int64_t{blocks_each} * num_multiprocessors));
-    plan.each = all / plan.blocks;
-    plan.extra = all % plan.blocks;
-    plan.part_bytes = 2 * plan.blocks * Shape::kFragments * 16;
+    const auto even = [&](int64_t pieces) { return ceil_div(pieces, ceil_div(pieces, room)); };
+    // A cut costs the second kernel, some two microseconds, so tiles stay whole where those blocks
+    // have enough bytes in flight: 48 KB a multiprocessor.
+    const bool whole = even(tiles) * Shape::kAheadBytes >= int64_t{48 << 10} * num_multiprocessors;
+    plan.piece = whole ? plan.stages : 1;
+    const int64_t pieces = tiles * plan.stages / plan.piece;
+    plan.blocks = even(pieces);
+    plan.each = pieces / plan.blocks;
+    plan.extra = pieces % plan.blocks;
+    plan.part_bytes = whole ? 0 : 2 * plan.blocks * Shape::kFragments * 16;
     return plan;
   });
 }
 
 template <Stored kStored>
-void run_stored(const DecodePlan& plan, const LinearArgs& args, void* parts, uint32_t* arrivals,
-                Stream stream) {
-  with_shape<kStored>(args.rows, [&](auto shape, auto kernel, int) {
+void run_stored(const DecodePlan& plan, const LinearArgs& args, void* parts, Stream stream) {
+  with_shape<kStored>(args.rows, [&](auto shape, auto kernel) {
     using Shape = decltype(shape);
-    const Cut cut{static_cast<int>(plan.stages), static_cast<int>(plan.each),
-                  static_cast<int>(plan.extra)};
+    const Cut cut{static_cast<int>(plan.stages), static_cast<int>(plan.piece),
+                  static_cast<int>(plan.each), static_cast<int>(plan.extra)};
     launch(kernel,
            {.grid = dim3(plan.blocks),
             .block = dim3(Shape::kThreads),
             .shared_bytes = Shape::shared_bytes(static_cast<int>(args.rows)),
             .overlap = true},
-           stream, args, cut, static_cast<float4*>(parts), arrivals);
+           stream, args, cut, static_cast<float4*>(parts));
+    if (plan.part_bytes == 0) return;
+    const int64_t fragments = ceil_div(args.n, Shape::kTileN) * Shape::kFragments;
+    launch(add_parts_kernel<Shape::kTokenTiles, Shape::kRowTiles, Shape::kWarpsN>,
+           {.grid = dim3(ceil_div(fragments, 256)), .block = dim3(256), .overlap = true}, stream,
+           args, cut, static_cast<const float4*>(parts));
   });
 }
 
@@ -390,14 +409,14 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
 }
 
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
-                uint32_t* arrivals, Stream stream) {
+                Stream stream) {
   switch (stored) {
     case Stored::kFp8:
-      return run_stored<Stored::kFp8>(plan, args, parts, arrivals, stream);
+      return run_stored<Stored::kFp8>(plan, args, parts, stream);
     case Stored::kNvfp4:
-      return run_stored<Stored::kNvfp4>(plan, args, parts, arrivals, stream);
+      return run_stored<Stored::kNvfp4>(plan, args, parts, stream);
     default:
-      return run_stored<Stored::kBF16>(plan, args, parts, arrivals, stream);
+      return run_stored<Stored::kBF16>(plan, args, parts, stream);
   }
 }
 
