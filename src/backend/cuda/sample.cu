@@ -15,7 +15,7 @@
 namespace videre::cuda {
 namespace {
 
-constexpr int kPartThreads = 256, kMaxParts = 64, kRowThreads = 512;
+constexpr int kPartThreads = 256, kMaxParts = 64, kRowThreads = 1024;
 constexpr int kMostTop =
     1024;  // likeliest tokens that the device gives; for more the row goes to the host
 constexpr int64_t kTokensEach = 16;  // of a row for each thread of its block, up to kRowThreads
@@ -213,7 +213,7 @@ __device__ int draw_token(SelectMemory& memory, const LogitRow& row, const DrawR
 }
 
 // A block for each row.
-__global__ void __launch_bounds__(kRowThreads, 2)
+__global__ void __launch_bounds__(kRowThreads)
     draw_kernel(Logits logits, const DrawRow* rows, const Ranked* largest, int parts,
                 float deficit_scale, int32_t* last_tokens, DrawResult* results) {
   __shared__ SelectMemory memory;
@@ -239,7 +239,7 @@ __global__ void __launch_bounds__(kRowThreads, 2)
 }
 
 // A block for each row: log softmax of the sampled token, its rank, and the likeliest tokens.
-__global__ void __launch_bounds__(kRowThreads, 2)
+__global__ void __launch_bounds__(kRowThreads)
     logprob_kernel(Logits raw, const DrawRow* rows, DrawResult* results, TopToken* top) {
   __shared__ SelectMemory memory;
   wait_for_previous();
@@ -366,8 +366,10 @@ void CudaBackend::do_sample(View logits, ConstView raw_logits, std::span<const S
       std::clamp<int64_t>(ceil_div(n, kTokensEach * kWarp) * kWarp, kWarp, kPartThreads));
   run(largest_kernel, {dim3(num_rows, parts), dim3(part_threads), 0, true}, edited, staged_rows,
       largest);
+  // Two blocks fit on a multiprocessor when there are rows for them.
+  const int most_threads = num_rows <= info_.num_multiprocessors ? kRowThreads : kRowThreads / 2;
   const int threads = static_cast<int>(
-      std::clamp<int64_t>(ceil_div(n, kTokensEach * kWarp) * kWarp, kWarp, kRowThreads));
+      std::clamp<int64_t>(ceil_div(n, kTokensEach * kWarp) * kWarp, kWarp, most_threads));
   if (!cuts) {
     run(finish_kernel, {dim3(ceil_div(num_rows, 4)), dim3(4 * kWarp), 0, true}, staged_rows,
         static_cast<int>(num_rows), largest, parts, last, results);
