@@ -185,6 +185,7 @@ TEST_P(Linear, RowsDoNotDependOnTheirNumber) {
   const auto& [isa, dtype, stored] = GetParam();
   const auto be = make_backend(isa);
   for (const int64_t k : {48, 320, 5136}) {
+    if (isa == "emulated" && k > 1000) continue;  // 40 rows take seconds there
     const StoredWeight w(stored, 45, k, true, 3);
     const Tensor x = random_tensor(dtype, Shape{40, k}, 4);
     const Tensor all = be->allocate(DType::kF32, Shape{40, 45});

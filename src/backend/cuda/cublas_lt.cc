@@ -174,9 +174,12 @@ class Library final : public CublasLt {
 }  // namespace
 
 std::unique_ptr<CublasLt> CublasLt::open(void* workspace, int64_t workspace_bytes) {
-  // By name first: a process that has the library already (PyTorch's) gets that one.
+  // By name first: a process that has the library already (PyTorch's) gets that one. Then where
+  // CUDA's own installer puts it without telling the loader.
   for (const char* name :
        {"libcublasLt.so.13", "libcublasLt.so.12", "/usr/local/cuda/lib64/libcublasLt.so.13",
+        "/usr/local/cuda/targets/x86_64-linux/lib/libcublasLt.so.13",
+        "/usr/local/cuda/targets/sbsa-linux/lib/libcublasLt.so.13",
         "/usr/local/cuda/lib64/libcublasLt.so.12"}) {
     void* library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) continue;

@@ -150,20 +150,20 @@ __global__ void __launch_bounds__(kThreads, 2)
       copy_x(next);
     }
     commit_copies();
-    const char* const xs = shared + stage % kStages * kStageBytes;
-    const char* const ws = xs + kOperandBytes;
+    // The lines that this lane names to ldmatrix: all 16 apart, so their pieces are permuted alike.
+    const char* const xs = shared + stage % kStages * kStageBytes + (warp_m + lane % 16) * kLine;
+    const char* const ws = weight_lines(stage) + (warp_n + lane / 16 * 8 + lane % 8) * kLine;
 #pragma unroll
     for (int kk = 0; kk < kTileK / 16; ++kk) {
       uint32_t a[4][4], b[4][2];
+      const char* const x_at = xs + ((2 * kk + lane / 16) ^ lane % 8) * 16;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        ldmatrix4(a[i], xs + piece_at(warp_m + 16 * i + lane % 16, 2 * kk + lane / 16));
-      }
+      for (int i = 0; i < 4; ++i) ldmatrix4(a[i], x_at + 16 * i * kLine);
+      const char* const w_at = ws + ((2 * kk + lane / 8 % 2) ^ lane % 8) * 16;
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         uint32_t four[4];
-        ldmatrix4(four,
-                  ws + piece_at(warp_n + 16 * j + lane / 16 * 8 + lane % 8, 2 * kk + lane / 8 % 2));
+        ldmatrix4(four, w_at + 16 * j * kLine);
         b[2 * j][0] = four[0], b[2 * j][1] = four[1];
         b[2 * j + 1][0] = four[2], b[2 * j + 1][1] = four[3];
       }
