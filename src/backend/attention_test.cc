@@ -249,6 +249,25 @@ TEST_P(Attention, DecodeSteps) {
   check({5, 1, 128, 16, DType::kBF16}, {{6, 100}, {0, 0}, {1, 33}, {0, 0}}, true, 1, 4, 940);
 }
 
+TEST_P(Attention, RandomSteps) {
+  if (!has_fast_ways()) return;  // one way for all steps
+  std::mt19937 random(7);
+  const auto pick = [&](const std::vector<int>& from) { return from[random() % from.size()]; };
+  for (uint32_t round = 0; round < 16; ++round) {
+    const int kv_heads = pick({1, 2, 3}), head_dim = pick({16, 64, 128});
+    const DType cache = round % 3 == 0 ? DType::kF8E4M3 : DType::kBF16;
+    const Shapes shape{kv_heads * pick({1, 2, 4, 5, 8}), kv_heads, head_dim, pick({1, 8, 16, 17}),
+                       cache};
+    std::vector<Piece> pieces;
+    for (int left = 1 + pick({0, 1, 3, 8}); left > 0; --left) {
+      const int length = round % 2 == 0 ? pick({0, 1, 1, 1}) : pick({0, 1, 1, 2, 4, 5, 30});
+      pieces.push_back({length, pick({0, 1, 15, 16, 63, 100, 190})});
+    }
+    pieces.push_back({1, pick({0, 500})});
+    check(shape, pieces, true, pick({0, 3}), pick({0, 2}), 2000 + 10 * round);
+  }
+}
+
 TEST_P(Attention, OfTiles) {
   uint32_t seed = 150;
   for (const auto& [tiles, tokens, heads, head_dim, aligned] : {std::tuple{1, 1, 1, 1, false},

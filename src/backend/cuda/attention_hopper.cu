@@ -29,6 +29,7 @@ struct Tiling {
 template <int kHeadDim, int kKeys>
 __global__ void __launch_bounds__(kThreads, 1)
     hopper_kernel(AttentionArgs args, int tokens_a_tile) {
+  if constexpr (!kWarpgroupProducts) return;
   using Tiles = Tiling<kHeadDim, kKeys>;
   constexpr int kChunks = Tiles::kChunks, kKeyTiles = kKeys / 8, kDimTiles = kHeadDim / 8;
   constexpr uint32_t kQueryStride = kRows * 16, kKeyStride = kKeys * 16, kCore = 128;

@@ -31,6 +31,13 @@ struct CoreMatrix {
 #endif
 };
 
+/// False in machine code for other cards: a kernel that returns at once then leaves nothing behind.
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kWarpgroupProducts = true;
+#else
+constexpr bool kWarpgroupProducts = false;
+#endif
+
 #if defined(VIDERE_CUDA_EMULATED)
 
 inline bool has_warpgroup_products(int major) { return major == 9; }
