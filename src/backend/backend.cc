@@ -61,7 +61,7 @@ void Backend::copy(View dst, ConstView src) {
   do_copy(dst, src);
 }
 
-void Backend::linear(View out, const Operand& x, const Weight& weight) {
+void Backend::check_linear(View out, const Operand& x, const Weight& weight) const {
   VIDERE_CHECK(x.layout == OperandLayout::kRows) << weight.name;
   check_activation(x.data, "linear x");
   check_activation(out, "linear out");
@@ -88,10 +88,29 @@ void Backend::linear(View out, const Operand& x, const Weight& weight) {
       break;
   }
   if (!weight.bias.empty()) check_parameter(weight.bias, n, "linear bias");
+}
+
+void Backend::linear(View out, const Operand& x, const Weight& weight) {
+  check_linear(out, x, weight);
   if (nothing_in(out)) return;
   if (!linear_probe_) return do_linear(out, x, weight);
   do_linear(out, linear_probe_->before(x, weight), weight);
   linear_probe_->after(out, weight);
+}
+
+void Backend::linear_relu2(View out, const Operand& x, const Weight& weight) {
+  if (linear_probe_) {
+    linear(out, x, weight);
+    return relu2({out}, out);
+  }
+  check_linear(out, x, weight);
+  VIDERE_CHECK_EQ(out.dtype(), x.data.dtype()) << weight.name;
+  if (!nothing_in(out)) do_linear_relu2(out, x, weight);
+}
+
+void Backend::do_linear_relu2(View out, const Operand& x, const Weight& weight) {
+  do_linear(out, x, weight);
+  do_relu2({out}, out);
 }
 
 void Backend::rms_norm(Operand out, ConstView x, ConstView weight, float eps) {

@@ -55,7 +55,7 @@ struct SsmInputs {
 enum class EvsArithmetic { kFloat32, kBFloat16 };
 
 /// Stands around every linear: to learn what activations measure, or to try what a format would do
-/// to them. On the backend's thread; the backend may be used, but not for a linear.
+/// to them. On the backend's thread; the backend may be used, but not for a linear. Fused ops come apart.
 class LinearProbe {
  public:
   virtual ~LinearProbe() = default;
@@ -104,6 +104,8 @@ class Backend {
   /// do not depend on the other rows (but for bfloat16 by NVFP4, which has two ways: up to 12 rows
   /// and more).
   void linear(View out, const Operand& x, const Weight& weight);
+  /// out [rows, N] = relu(linear)^2, rounded to T after the linear and after the square, as the two ops do.
+  void linear_relu2(View out, const Operand& x, const Weight& weight);
   /// Sum over all devices of a tensor-parallel group; the identity on one.
   virtual void all_reduce(View x) { (void)x; }
 
@@ -191,6 +193,7 @@ class Backend {
  protected:
   virtual void do_copy(View dst, ConstView src) = 0;
   virtual void do_linear(View out, const Operand& x, const Weight& weight) = 0;
+  virtual void do_linear_relu2(View out, const Operand& x, const Weight& weight);
   virtual void do_rms_norm(Operand out, ConstView x, ConstView weight, float eps) = 0;
   virtual void do_add_rms_norm(Operand out, View residual, ConstView x, ConstView weight,
                                float eps);
@@ -229,6 +232,8 @@ class Backend {
                          View last_tokens, std::span<SampledToken> out) = 0;
 
  private:
+  void check_linear(View out, const Operand& x, const Weight& weight) const;
+
   Observer observer_;
   LinearProbe* linear_probe_ = nullptr;
 };

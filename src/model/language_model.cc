@@ -244,13 +244,9 @@ void LanguageModel::mlp(Backend& be, int64_t num_tokens, const MlpWeights& weigh
                         LanguageWorkspace& ws) const {
   const int64_t width = weights.up_proj.num_rows();
   // Blocks narrower than the widest use the front of the buffer as a dense [tokens, width].
-  const auto dense = [&](const View& buffer) {
-    return View(buffer.raw(), buffer.dtype(), Shape{num_tokens, width});
-  };
-  const View up = dense(ws.up), activated = dense(ws.activated);
+  const View activated(ws.activated.raw(), ws.activated.dtype(), Shape{num_tokens, width});
   const View delta = ws.delta.view().rows(0, num_tokens);
-  be.linear(up, {ws.normed.view().rows(0, num_tokens)}, weights.up_proj);
-  be.relu2({activated}, up);
+  be.linear_relu2(activated, {ws.normed.view().rows(0, num_tokens)}, weights.up_proj);
   be.linear(delta, {activated}, weights.down_proj);
   be.all_reduce(delta);
 }
@@ -317,7 +313,6 @@ LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_
   ws.k = place(kv);
   ws.v = place(kv);
   used = 0;
-  ws.up = place(widest_mlp());
   ws.activated = place(widest_mlp());
   ws.last_hidden = be.allocate(dtype, Shape{max_logit_rows, config_.hidden_size});
   return ws;
@@ -350,7 +345,7 @@ LanguageModel::MixerColumns LanguageModel::mixer_columns() const {
   MixerColumns out;
   out.mamba2 = config_.in_proj_rows() + config_.conv_dim() + 2 * config_.d_inner();
   out.attention = 2 * int64_t{config_.num_attention_heads + config_.num_key_value_heads} * config_.head_dim;
-  out.mlp = 2 * widest_mlp();
+  out.mlp = widest_mlp();
   return out;
 }
 

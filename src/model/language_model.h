@@ -59,7 +59,7 @@ struct LanguageWorkspace {
   View mixed, gated;               // [tokens, d_inner]
   View q, attended;                // [tokens, heads * head_dim]
   View k, v;                       // [tokens, kv_heads * head_dim]
-  View up, activated;              // [tokens, widest intermediate]
+  View activated;                  // [tokens, widest intermediate]
   Tensor last_hidden;              // [rows, hidden]
 };
 
