@@ -2,8 +2,8 @@
 // 16 of 80): checked against sums in double on a sample of rows, then timed as recorded steps of
 // many calls whose block tables move over a cache that L2 cannot hold. Prints GB/s of cache where
 // that bounds, TFLOP/s (of what is not masked) where operations do. decode/CACHE/SEQUENCES/CONTEXT,
-// prefill/CACHE/SEQUENCES/ROWS/CONTEXT, mixed/DECODING/ROWS/CONTEXT, append/CACHE/ROWS,
-// tiles/TILES.
+// prefill/CACHE/SEQUENCES/ROWS/CONTEXT (mma/...: without Hopper's products), append/CACHE/ROWS,
+// mixed/DECODING/ROWS/CONTEXT, tiles/TILES.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

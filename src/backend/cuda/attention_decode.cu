@@ -157,8 +157,8 @@ __global__ void __launch_bounds__(kThreads, 2) decode_kernel(DecodeArgs args) {
     ahead_row = position - block * block_size;
   };
   const auto fetch = [&](int stage) {
-    if (!waited &&
-        ahead.tile == ahead.tiles - 1) {  // this step's own key; older ones were there before
+    // Keys of this step are being appended; older ones were there before.
+    if (!waited && (ahead.tile + 1) * kTileKeys > ahead.context) {
       wait_for_previous();
       waited = true;
     }
