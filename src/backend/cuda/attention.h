@@ -64,6 +64,15 @@ struct AttentionDevice {
   int num_multiprocessors = 1, shared_bytes_per_block = 48 << 10, major = 0;
 };
 
+/// Tiles of so many tokens that the sequences of a step can have at most, of those that `args`
+/// takes.
+inline int64_t most_tiles(const AttentionArgs& args, int tokens_a_tile) {
+  const int64_t tokens = args.num_tokens;
+  const int64_t sequences =
+      tokens / args.min_rows < args.num_seqs ? tokens / args.min_rows : args.num_seqs;
+  return tokens / tokens_a_tile + sequences > 0 ? tokens / tokens_a_tile + sequences : 1;
+}
+
 constexpr float kLog2e = 1.4426950408889634f;
 
 // Each queues its kernels on `stream`.

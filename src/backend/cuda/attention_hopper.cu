@@ -256,7 +256,7 @@ template <int kHeadDim, int kKeys>
 void queue(const AttentionArgs& args, Stream stream) {
   const int tokens_a_tile = kRows / args.group;
   LaunchShape shape;
-  shape.grid = dim3(args.num_tokens / tokens_a_tile + args.num_seqs, args.num_kv_heads);
+  shape.grid = dim3(most_tiles(args, tokens_a_tile), args.num_kv_heads);
   shape.block = dim3(kThreads);
   shape.shared_bytes = Tiling<kHeadDim, kKeys>::kSharedBytes;
   shape.overlap = true;

@@ -132,8 +132,7 @@ void plain_attention(const AttentionArgs& args, DType dtype, const AttentionDevi
   VIDERE_CHECK_LE(sizes.shared_bytes(), device.shared_bytes_per_block)
       << args.group << " query heads a KV head, each of " << args.head_dim;
   LaunchShape shape;
-  const int64_t tiles = args.num_tokens / sizes.tokens + args.num_seqs;
-  shape.grid = dim3(tiles, args.num_kv_heads);
+  shape.grid = dim3(most_tiles(args, sizes.tokens), args.num_kv_heads);
   shape.block = dim3(kThreads);
   shape.shared_bytes = sizes.shared_bytes();
   shape.overlap = true;

@@ -321,7 +321,7 @@ void queue(const AttentionArgs& args, Stream stream) {
   using Tiles = Tiling<C, kHeadDim>;
   const int tokens_a_tile = Tiles::kRows / args.group;
   LaunchShape shape;
-  shape.grid = dim3(args.num_tokens / tokens_a_tile + args.num_seqs, args.num_kv_heads);
+  shape.grid = dim3(most_tiles(args, tokens_a_tile), args.num_kv_heads);
   shape.block = dim3(kThreads);
   shape.shared_bytes = Tiles::kSharedBytes;
   shape.overlap = true;
