@@ -40,6 +40,7 @@ class CudaBackend final : public Backend {
  protected:
   void do_copy(View dst, ConstView src) override;
   void do_linear(View out, const Operand& x, const Weight& weight) override;
+  void do_linear_relu2(View out, const Operand& x, const Weight& weight) override;
   void do_rms_norm(Operand out, ConstView x, ConstView weight, float eps) override;
   void do_add_rms_norm(Operand out, View residual, ConstView x, ConstView weight,
                        float eps) override;
@@ -78,6 +79,7 @@ class CudaBackend final : public Backend {
                  View last_tokens, std::span<SampledToken> out) override;
 
  private:
+  void run_linear(View out, const Operand& x, const Weight& weight, bool relu2);
   /// Device memory of one op: its content lasts until the next op takes scratch. 256-byte aligned. Grows only
   /// before finish_loading (a warm-up step of the largest size comes first).
   void* scratch(int64_t bytes);

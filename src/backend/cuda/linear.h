@@ -25,6 +25,7 @@ struct LinearArgs {
   void* out;
   int64_t out_stride;
   bool out_is_float;
+  bool relu2;  // out = relu(what else it would be, rounded)^2
   int64_t rows, n, k;
 };
 
@@ -41,6 +42,10 @@ __device__ __forceinline__ uint16_t load_unaligned_half(const void* address) {
   return static_cast<uint16_t>(p[0] | p[1] << 8);
 }
 
+__device__ __forceinline__ float relu2_of(float value) {
+  value = value < 0.0f ? 0.0f : value;  // this way round NaN stays NaN
+  return value * value;
+}
 /// What all sums of column `column` are multiplied by before the bias is added.
 __device__ __forceinline__ float column_scale(const LinearArgs& p, int64_t column) {
   if (p.scales == nullptr) return p.scale;
@@ -53,10 +58,10 @@ template <typename T>
 __device__ __forceinline__ void store_out(const LinearArgs& p, int64_t row, int64_t column,
                                           float value) {
   const int64_t at = row * p.out_stride + column;
-  if (p.out_is_float) {
+  if (p.out_is_float && !std::is_same_v<T, float>) {
     static_cast<float*>(p.out)[at] = value;
   } else {
-    static_cast<T*>(p.out)[at] = rounded<T>(value);
+    static_cast<T*>(p.out)[at] = rounded<T>(p.relu2 ? relu2_of(float_of(rounded<T>(value))) : value);
   }
 }
 
@@ -99,6 +104,10 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
 /// `parts` is scratch.
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
                 Stream stream);
+
+/// One or two rows of bf16 by bf16 weights.
+constexpr int64_t kRowRows = 2;
+void run_row(const LinearArgs& args, int num_multiprocessors, Stream stream);
 
 /// Many rows of bf16 by the same weights, on tensor cores.
 void run_gemm(Stored stored, const LinearArgs& args, Stream stream);

@@ -208,8 +208,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     const int64_t row = first_row + line;
     if (row >= p.rows) break;
     const float4 sum = *reinterpret_cast<const float4*>(met + line * kSumPitch + 4 * quad);
-    const float values[4] = {sum.x * scales[0] + biases[0], sum.y * scales[1] + biases[1],
+    float values[4] = {sum.x * scales[0] + biases[0], sum.y * scales[1] + biases[1],
                              sum.z * scales[2] + biases[2], sum.w * scales[3] + biases[3]};
+    if (p.relu2) {
+#pragma unroll
+      for (float& value : values) value = relu2_of(float_of(bf16_of(value)));
+    }
     const int64_t at = row * p.out_stride + column;
     if (whole && p.out_is_float) {
       *reinterpret_cast<float4*>(static_cast<float*>(p.out) + at) =
