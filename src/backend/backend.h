@@ -70,6 +70,9 @@ using Observer = std::function<void(std::string_view name, ConstView view)>;
 struct DeviceMemory {
   int64_t total = 0, free = 0;
   int64_t weights = 0, tensors = 0, scratch = 0;  // adopted, allocated, and the backend's own
+  // Since finish_loading: what the driver had taken by then for kernels and recorded steps, and how many bytes of
+  // free memory have gone since; other programs' count too.
+  int64_t driver = 0, changed = 0;
 };
 
 class Backend {
@@ -93,9 +96,11 @@ class Backend {
   void copy(View dst,
             ConstView src);  // same shape; dtypes may differ; dims but the last may be strided
 
-  // Steps. `run_step` runs `ops` now, or replays what it recorded for `key`; `submit` marks the end
+  // Steps. `run_step` runs `ops` now, or replays what was recorded for `key`; `submit` marks the end
   // of the work queued so far and `wait` blocks until that is done.
   virtual void run_step(uint64_t key, const std::function<void()>& ops) { (void)key, ops(); }
+  /// Records `ops`, which have run before, without running them. Does nothing where nothing is recorded.
+  virtual void record_step(uint64_t key, const std::function<void()>& ops) { (void)key, (void)ops; }
   virtual uint64_t submit() { return 0; }
   virtual void wait(uint64_t ticket) { (void)ticket; }
 

@@ -30,14 +30,18 @@ inline std::vector<std::string> isas() {
   return names;
 }
 
+inline bool has_card() {
+  static const bool found = make_cuda_backend().ok();
+  return found;
+}
+
 /// Devices that ops are held against: the CPU's instruction sets, and CUDA on a card or emulated.
 inline std::vector<std::string> devices() {
   std::vector<std::string> names = isas();
 #if defined(VIDERE_TEST_EMULATED)
   names.emplace_back("emulated");
 #elif defined(VIDERE_TEST_CUDA)
-  static const bool found = make_cuda_backend().ok();
-  if (found) names.emplace_back("cuda");
+  if (has_card()) names.emplace_back("cuda");
 #endif
   return names;
 }

@@ -41,7 +41,8 @@ Result<Calibration> calibrate(const EngineOptions& options, const std::vector<Re
   if (requests.empty()) return invalid_argument("--calibration", "there is no request");
   EngineOptions engine = options;
   engine.async_scheduling = false;  // no step runs past a sequence's end,
-  engine.pad_steps = false;         // and none has rows of padding: all that is seen counts
+  engine.pad_steps = false;         // none has rows of padding: all that is seen counts,
+  engine.enforce_eager = true;      // and all that counts is seen
   engine.max_num_seqs = static_cast<int>(kTogether);
   VIDERE_ASSIGN_OR_RETURN(EngineParts parts, make_engine_parts(engine, load_progress));
   LoadedModel& loaded = parts.loaded;

@@ -119,11 +119,15 @@ Status run_tiles(const DumpOptions& options, LoadedModel& loaded, Capture& captu
                                   Shape{std::max<int64_t>(1, ws.max_tiles * tokens), hidden});
   const double rate = options.engine.video_pruning_rate;
   std::unique_ptr<EvsSelector> selector;
+  EvsWorkspace evs;
+  Tensor kept;
   if (bytes) {
-    selector = std::make_unique<EvsSelector>(
-        be, num_tiles, static_cast<int>(tokens),
-        num_kept_rows(num_tiles, static_cast<int>(tokens), rate), hidden, loaded.model->dtype(),
-        loaded.model->evs_arithmetic(), ws.max_tiles);
+    const int64_t num_kept = num_kept_rows(num_tiles, static_cast<int>(tokens), rate);
+    kept = be.allocate(loaded.model->dtype(), Shape{num_kept, hidden});
+    evs = make_evs_workspace(be, static_cast<int>(tokens), hidden, loaded.model->dtype(),
+                             ws.max_tiles, num_kept);
+    selector = std::make_unique<EvsSelector>(be, evs, kept, num_tiles, static_cast<int>(tokens),
+                                             loaded.model->evs_arithmetic());
   }
   const size_t tile_bytes = array.size_bytes() / num_tiles;
   for (int64_t begin = 0; begin < num_tiles; begin += ws.max_tiles) {
@@ -142,10 +146,7 @@ Status run_tiles(const DumpOptions& options, LoadedModel& loaded, Capture& captu
     if (projects) vision.project(be, features, ws, out);
   }
   if (selector) {
-    const Tensor kept =
-        be.allocate(loaded.model->dtype(),
-                    Shape{num_kept_rows(num_tiles, static_cast<int>(tokens), rate), hidden});
-    selector->finish(kept);
+    selector->finish();
     capture.add_host("evs.dissimilarity", selector->dissimilarities(), DType::kF32);
     capture.add_host("evs.mask", selector->mask(), DType::kU8);
   }
@@ -256,6 +257,7 @@ Result<std::vector<DumpedTensor>> dump_tensors(const DumpOptions& options,
   EngineOptions engine = options.engine;
   engine.async_scheduling = false;
   engine.pad_steps = false;
+  engine.enforce_eager = true;
   engine.max_num_seqs = 1;
   VIDERE_ASSIGN_OR_RETURN(EngineParts parts, make_engine_parts(engine, progress));
   Capture capture(*parts.loaded.backend, wanted);

@@ -22,6 +22,7 @@ struct EncodedItem {
   int64_t row_begin = 0, num_rows = 0;  // in the arena
   bool ready = false;
   std::vector<int64_t> rows_per_frame;  // clips, once ready
+  std::vector<int32_t> order;           // where the i-th row lies among them; empty: at i
 
   // While it is being encoded.
   std::shared_ptr<const PixelTiles> tiles;
@@ -30,6 +31,9 @@ struct EncodedItem {
   std::unique_ptr<EvsSelector> selector;  // the runner's
 
   int num_holders = 0;
+
+  /// Where the i-th row in order lies, counted from `row_begin`.
+  int32_t row(int32_t i) const { return order.empty() ? i : order[i]; }
 };
 
 /// Tiles [begin, end) of an item, to be encoded in one step.

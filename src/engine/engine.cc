@@ -79,6 +79,9 @@ class EngineImpl final : public Engine {
     if (!pool_) pool_ = std::make_unique<TaskPool>(options_.media_threads);
     return *pool_;
   }
+  static Error failed() {
+    return internal_error("the engine has failed and ended its requests; its log says why");
+  }
   void prepare(const std::shared_ptr<RequestState>& request);
   void run();
 
@@ -150,6 +153,7 @@ void EngineImpl::prepare(const std::shared_ptr<RequestState>& request) {
   if (status.ok()) request->publish_prompt();
   {
     const std::lock_guard lock(mutex_);
+    if (status.ok() && !healthy_) status = failed();  // nobody steps any more
     --num_preparing_;
     if (status.ok()) {
       incoming_.push_back(request);
@@ -187,7 +191,7 @@ void EngineImpl::run() {
       // Memory ran out, or a device fault: nothing of the device's state can be trusted any more.
       healthy_ = false;
       log_error("the engine has failed: {}", fault.what());
-      const Error error = internal_error("the engine has failed; its requests were ended");
+      const Error error = failed();
       core.abort_all(&error);
       const std::lock_guard lock(mutex_);
       for (const auto& request : incoming_) request->fail(error);
@@ -268,7 +272,11 @@ Result<std::unique_ptr<Engine>> Engine::load(const EngineOptions& options,
                                              const LoadProgress& progress) {
   VIDERE_RETURN_IF_ERROR(check_local_media_root(options.allowed_local_media_path));
   VIDERE_ASSIGN_OR_RETURN(EngineParts parts, make_engine_parts(options, progress));
-  return std::unique_ptr<Engine>(std::make_unique<EngineImpl>(std::move(parts), options));
+  return make_engine(std::move(parts), options);
+}
+
+std::unique_ptr<Engine> make_engine(EngineParts parts, const EngineOptions& options) {
+  return std::make_unique<EngineImpl>(std::move(parts), options);
 }
 
 const char* version() { return VIDERE_VERSION; }

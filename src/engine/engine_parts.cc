@@ -1,36 +1,51 @@
 #include "engine/engine_parts.h"
 
-namespace videre {
+#include "base/log.h"
 
-Result<EngineParts> make_engine_parts(const EngineOptions& options, const LoadProgress& progress) {
+namespace videre {
+namespace {
+
+// What was planned beside what there is.
+void log_memory(const MemoryPlan& plan, const DeviceMemory& memory) {
+  log_debug(
+      "device memory: weights {} of {} planned; tensors {} of {}; scratch {} and driver {} of {}",
+      memory.weights, plan.weights + plan.vision_weights, memory.tensors,
+      plan.kv_cache + plan.state_slots + plan.activations + plan.encoder_cache, memory.scratch,
+      memory.driver, plan.device_scratch);
+  if (memory.scratch + memory.driver > plan.device_scratch) {
+    log_warning(
+        "the device's own memory is {} bytes more than planned; lower --gpu-memory-utilization "
+        "if it runs out",
+        memory.scratch + memory.driver - plan.device_scratch);
+  }
+}
+
+}  // namespace
+
+Result<EngineParts> make_engine_parts(const EngineOptions& options, const LoadProgress& progress,
+                                      std::unique_ptr<Backend> backend) {
   EngineParts parts;
-  VIDERE_ASSIGN_OR_RETURN(parts.loaded, load_model(options, progress));
+  VIDERE_ASSIGN_OR_RETURN(parts.loaded, load_model(options, progress, std::move(backend)));
   VIDERE_ASSIGN_OR_RETURN(parts.plan, plan_memory(parts.loaded, options));
   const MemoryPlan& plan = parts.plan;
   const Config& config = parts.loaded.config;
   parts.loaded.info.max_model_len = plan.max_model_len;
 
-  RunnerOptions runner;
-  VIDERE_ASSIGN_OR_RETURN(runner.cache, cache_options(parts.loaded, options));
-  runner.cache.num_blocks = plan.num_kv_blocks + 1;
-  runner.cache.num_slots = plan.num_state_slots + 1;
-  runner.max_num_batched_tokens = plan.max_num_batched_tokens;
-  runner.max_num_seqs = plan.max_num_seqs;
-  runner.max_model_len = plan.max_model_len;
-  runner.max_tiles = tiles_per_step(config, plan);
-  parts.encoder_rows =
-      plan.encoder_cache /
-      (config.llm.hidden_size * static_cast<int64_t>(dtype_size(parts.loaded.model->dtype())));
-  runner.encoder_rows = parts.encoder_rows;
-  const bool on_device = parts.loaded.backend->memory().total > 0;
-  runner.pad_steps = options.pad_steps || (on_device && !options.enforce_eager);
-  auto model_runner =
-      std::make_unique<ModelRunner>(*parts.loaded.backend, *parts.loaded.model, runner);
+  VIDERE_ASSIGN_OR_RETURN(const CacheOptions cache, cache_options(parts.loaded, options));
+  RunnerOptions runner = runner_options(parts.loaded, plan, cache);
+  parts.encoder_rows = runner.encoder_rows;
+  Backend& be = *parts.loaded.backend;
+  const bool on_device = be.memory().total > 0;
+  // A probe looks at each linear from the host, which is not recorded.
+  const bool records = on_device && !options.enforce_eager && !options.quantized_activations;
+  runner.pad_steps = options.pad_steps || records;
+  auto model_runner = std::make_unique<ModelRunner>(be, *parts.loaded.model, runner);
   if (on_device) {
     if (progress) progress("warm-up", 0);
     model_runner->warm_up();
-    parts.loaded.backend->finish_loading();
-    VIDERE_RETURN_IF_ERROR(parts.loaded.backend->health());
+    be.finish_loading();
+    VIDERE_RETURN_IF_ERROR(be.health());
+    log_memory(plan, be.memory());
     if (progress) progress("warm-up", 1);
   }
   parts.runner = std::move(model_runner);

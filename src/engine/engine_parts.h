@@ -19,7 +19,13 @@ struct EngineParts {
   std::unique_ptr<EngineCore> core;
 };
 
-Result<EngineParts> make_engine_parts(const EngineOptions& options, const LoadProgress& progress);
+/// `backend`: as `load_model` takes it.
+Result<EngineParts> make_engine_parts(const EngineOptions& options,
+                                      const LoadProgress& progress = {},
+                                      std::unique_ptr<Backend> backend = nullptr);
+
+/// The engine around them; `options` are those that they were made with.
+std::unique_ptr<Engine> make_engine(EngineParts parts, const EngineOptions& options);
 
 /// What may be fetched, from the options and the environment.
 FetchOptions fetch_options(const EngineOptions& options);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "engine/engine_core.h"
@@ -66,8 +67,12 @@ class FakeRunner final : public Runner {
       EXPECT_FALSE(item.ready);
       if (slice.end < item.num_tiles) continue;
       item.rows_per_frame = fake_rows_per_frame(item, tokens_per_tile_);
-      for (int64_t row = 0; row < item.num_rows; ++row) {
-        arena_.at(item.row_begin + row) = fake_row(item.key, row);
+      if (item.pruned) {  // rows that are chosen lie in any order
+        item.order.resize(item.num_rows);
+        std::iota(item.order.rbegin(), item.order.rend(), 0);
+      }
+      for (int32_t row = 0; row < item.num_rows; ++row) {
+        arena_.at(item.row_begin + item.row(row)) = fake_row(item.key, row);
       }
       item.ready = true;
     }

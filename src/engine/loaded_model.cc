@@ -21,7 +21,8 @@ constexpr int kDefaultBlockSize = 16;  // tokens; CPU: one block's keys fill a f
 constexpr int kCudaBlockSize = 64;     // half a tile of keys; short block tables at 128k
 constexpr int64_t kDefaultBatchedTokens = 2048;
 constexpr int64_t kCudaBatchedTokens = 8192;  // what vLLM takes on cards of this size
-// Of the CUDA backend: ops' scratch, recorded steps, what the driver keeps for kernels. Held to by the warm-up.
+// Of the CUDA backend: ops' scratch, recorded steps, what the driver keeps for kernels. Held to by
+// the warm-up.
 constexpr int64_t kDeviceScratchBytes = int64_t{1} << 30;
 constexpr int64_t kDefaultSeqs = 256;
 constexpr int64_t kMaxTilesPerStep = 16;  // bounds the tower's scratch
@@ -234,13 +235,17 @@ Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFiles& files) {
   return Tokenizer::parse(main, config);
 }
 
-Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress) {
+Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress,
+                               std::unique_ptr<Backend> backend) {
   const auto report = [&](const char* stage, double fraction) {
     if (progress) progress(stage, fraction);
   };
   LoadedModel out;
   VIDERE_ASSIGN_OR_RETURN(const DType dtype, choose_dtype(options.dtype));
-  VIDERE_ASSIGN_OR_RETURN(out.backend, make_backend(options));
+  out.backend = std::move(backend);
+  if (!out.backend) {
+    VIDERE_ASSIGN_OR_RETURN(out.backend, make_backend(options));
+  }
   if (options.quantized_activations) {
     out.activation_simulator = make_activation_simulator(*out.backend);
     out.backend->set_linear_probe(out.activation_simulator.get());
@@ -258,9 +263,8 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   VIDERE_ASSIGN_OR_RETURN(out.chat_template, load_template(options, text_files));
   report("weights", 0.3);
   VIDERE_ASSIGN_OR_RETURN(const LoadFormat load_format, choose_load_format(options.load_format));
-  VIDERE_ASSIGN_OR_RETURN(out.model,
-                          NemotronVl::load(files, out.config, *out.backend, dtype,
-                                           options.language_model_only, load_format));
+  VIDERE_ASSIGN_OR_RETURN(out.model, NemotronVl::load(files, out.config, *out.backend, dtype,
+                                                      options.language_model_only, load_format));
   out.config = out.model->config();
   VIDERE_ASSIGN_OR_RETURN(out.prompt_config, make_prompt_config(out.config, *out.tokenizer,
                                                                 options.video_prompt_style));
@@ -285,8 +289,10 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
   int64_t available = available_bytes > 0 ? available_bytes : memory_available();
   if (on_device) {
     // The share that was asked for, less what others hold of the card and what is loaded already.
-    const auto limit = static_cast<int64_t>(static_cast<double>(device.total) * options.gpu_memory_utilization);
-    available = std::min(limit, device.free) - device.weights - kDeviceScratchBytes;
+    const auto limit =
+        static_cast<int64_t>(static_cast<double>(device.total) * options.gpu_memory_utilization);
+    available =
+        std::min(limit, device.free) - device.weights - device.tensors - kDeviceScratchBytes;
   }
   VIDERE_ASSIGN_OR_RETURN(const CacheOptions cache, cache_options(loaded, options));
 
@@ -331,8 +337,8 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
     const int64_t most = room / 2 / std::max<int64_t>(1, plan.state_bytes_per_slot) - 1;
     plan.max_num_seqs = std::clamp<int64_t>(most, 1, plan.max_num_seqs);
   }
-  plan.max_num_batched_tokens = options.max_num_batched_tokens.value_or(on_device ? kCudaBatchedTokens
-                                                                                     : kDefaultBatchedTokens);
+  plan.max_num_batched_tokens = options.max_num_batched_tokens.value_or(
+      on_device ? kCudaBatchedTokens : kDefaultBatchedTokens);
   if (!options.enable_chunked_prefill) {
     plan.max_num_batched_tokens = std::max(plan.max_num_batched_tokens, plan.max_model_len);
   }
@@ -340,18 +346,17 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
   plan.max_num_seqs = std::min(plan.max_num_seqs, plan.max_num_batched_tokens);
   plan.num_state_slots = plan.max_num_seqs;
   plan.state_slots = (plan.num_state_slots + 1) * plan.state_bytes_per_slot;
-  const int64_t logits = 2 * plan.max_num_seqs * loaded.config.llm.vocab_size * 4;
-  plan.activations =
-      plan.max_num_batched_tokens * language.workspace_bytes_per_token(model.dtype()) + logits;
   if (model.has_vision()) {
-    plan.activations += model.vision().workspace_bytes(tiles_per_step(loaded.config, plan));
     // No legal prompt has more rows than the context has tokens.
-    plan.encoder_cache = plan.max_model_len * loaded.config.llm.hidden_size *
-                         static_cast<int64_t>(dtype_size(model.dtype()));
+    const int64_t row_bytes =
+        loaded.config.llm.hidden_size * static_cast<int64_t>(dtype_size(model.dtype()));
+    plan.encoder_cache = plan.max_model_len * row_bytes;
     if (options.encoder_cache_gb > 0) {
-      plan.encoder_cache = static_cast<int64_t>(options.encoder_cache_gb * (1 << 30));
+      plan.encoder_cache =
+          static_cast<int64_t>(options.encoder_cache_gb * (1 << 30)) / row_bytes * row_bytes;
     }
   }
+  plan.activations = runner_bytes(model, runner_options(loaded, plan, cache));
 
   // KV: what was asked for, else room for every sequence at full length within half of the rest.
   const int64_t block_bytes = std::max<int64_t>(1, plan.kv_bytes_per_token * plan.block_size);
@@ -371,6 +376,7 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
   plan.num_kv_blocks = std::min<int64_t>(plan.num_kv_blocks, INT32_MAX - 1);
   if (largest) {
     plan.max_model_len = std::min(plan.max_model_len, plan.num_kv_blocks * plan.block_size);
+    plan.activations = runner_bytes(model, runner_options(loaded, plan, cache));
   }
   if (plan.num_kv_blocks < blocks_for(plan.max_model_len) || plan.max_model_len < 1) {
     return make_error(
@@ -401,14 +407,26 @@ Result<CacheOptions> cache_options(const LoadedModel& loaded, const EngineOption
   VIDERE_ASSIGN_OR_RETURN(
       out.ssm_dtype, choose_cache_dtype(options.mamba_ssm_cache_dtype, "--mamba-ssm-cache-dtype",
                                         own_state == "bfloat16"  ? DType::kBF16
-                                                          : own_state == "float16" ? DType::kF16
-                                                                                   : DType::kF32));
+                                        : own_state == "float16" ? DType::kF16
+                                                                 : DType::kF32));
   return out;
 }
 
-int tiles_per_step(const Config& config, const MemoryPlan& plan) {
+RunnerOptions runner_options(const LoadedModel& loaded, const MemoryPlan& plan,
+                             const CacheOptions& cache) {
+  const Config& config = loaded.config;
+  RunnerOptions out;
+  out.cache = cache;
+  out.cache.num_blocks = plan.num_kv_blocks + 1;
+  out.cache.num_slots = plan.num_state_slots + 1;
+  out.max_num_batched_tokens = plan.max_num_batched_tokens;
+  out.max_num_seqs = plan.max_num_seqs;
+  out.max_model_len = plan.max_model_len;
   const int64_t tiles = plan.max_num_batched_tokens / std::max(1, config.tokens_per_tile());
-  return static_cast<int>(std::clamp<int64_t>(tiles, 1, kMaxTilesPerStep));
+  out.max_tiles = static_cast<int>(std::clamp<int64_t>(tiles, 1, kMaxTilesPerStep));
+  out.encoder_rows = plan.encoder_cache / (config.llm.hidden_size *
+                                           static_cast<int64_t>(dtype_size(loaded.model->dtype())));
+  return out;
 }
 
 }  // namespace videre

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "backend/backend.h"
+#include "engine/model_runner.h"
 #include "model/nemotron_vl.h"
 #include "prompt/prompt.h"
 #include "text/chat_template.h"
@@ -26,7 +27,9 @@ struct LoadedModel {
 };
 
 /// Resolves `options.model` and reads everything. Weights are mapped, so this is quick on the CPU.
-Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress = {});
+/// `backend` is what it runs on; null makes the one that `options.device` names.
+Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress& progress = {},
+                               std::unique_ptr<Backend> backend = nullptr);
 
 Result<std::unique_ptr<Tokenizer>> load_tokenizer(const ModelFiles& files);
 
@@ -38,7 +41,9 @@ Result<MemoryPlan> plan_memory(const LoadedModel& loaded, const EngineOptions& o
 
 /// Dtypes and block size of the caches; counts are the plan's.
 Result<CacheOptions> cache_options(const LoadedModel& loaded, const EngineOptions& options);
-/// Tiles that the tower encodes in one step: as many as make a step's tokens, within bounds.
-int tiles_per_step(const Config& config, const MemoryPlan& plan);
+/// The sizes of a runner that keeps to `plan`; the tower encodes as many tiles in one step as make
+/// a step's tokens, within bounds.
+RunnerOptions runner_options(const LoadedModel& loaded, const MemoryPlan& plan,
+                             const CacheOptions& cache);
 
 }  // namespace videre

@@ -7,7 +7,8 @@
 namespace videre {
 namespace {
 
-// Sizes that decode steps are padded to: few enough to record them all, close enough to waste little.
+// Sizes that decode steps are padded to: few enough to record them all, close enough to waste
+// little.
 int64_t decode_bucket(int64_t count, int64_t most) {
   int64_t step = 1;
   if (count > 256) {
@@ -22,16 +23,51 @@ int64_t decode_bucket(int64_t count, int64_t most) {
   return std::min(most, (count + step - 1) / step * step);
 }
 
-// Widths of a recorded step's block tables.
+// Widths of a recorded step's block tables: few, since each doubles the steps to record, and what
+// is not used costs a copy of its ids alone.
 int64_t table_bucket(int64_t blocks, int64_t most) {
-  int64_t width = 8;
-  while (width < blocks) width *= 4;
+  int64_t width = 64;
+  while (width < blocks) width *= 8;
   return std::min(width, most);
 }
 
 constexpr int64_t kMaxRecordedRows = 512;
 
+int64_t blocks_of(const RunnerOptions& options) {
+  return (options.max_model_len + options.cache.block_size - 1) / options.cache.block_size;
+}
+
+// token_ids, media_rows | cu_seqlens, context_lens, read_slots, write_slots, logit_rows, 3 x emits
+// | block_tables
+int64_t array_ints(const RunnerOptions& options) {
+  const int64_t seqs = options.max_num_seqs;
+  return 2 * options.max_num_batched_tokens + 8 * (seqs + 1) + seqs * blocks_of(options);
+}
+
+int64_t arena_rows(const RunnerOptions& options) {
+  return std::max<int64_t>(1, options.encoder_rows);
+}
+
 }  // namespace
+
+int64_t runner_bytes(const NemotronVl& model, const RunnerOptions& options) {
+  const Config& config = model.config();
+  const int64_t size = static_cast<int64_t>(dtype_size(model.dtype())),
+                hidden = config.llm.hidden_size;
+  int64_t bytes = model.language().workspace_bytes(model.dtype(), options.max_num_batched_tokens,
+                                                   options.max_num_seqs);
+  bytes += 4 * (2 * options.max_num_seqs * config.llm.vocab_size + array_ints(options) +
+                options.cache.num_slots);
+  bytes += (arena_rows(options) - options.encoder_rows) * hidden * size;
+  if (model.has_vision()) {
+    const int64_t tiles = options.max_tiles, side = config.force_image_size;
+    bytes += model.vision().workspace_bytes(tiles) + tiles * 3 * side * side +
+             tiles * config.tokens_per_tile() * hidden * size +
+             evs_workspace_bytes(config.tokens_per_tile(), hidden, model.dtype(), tiles,
+                                 arena_rows(options));
+  }
+  return bytes;
+}
 
 ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options)
     : be_(backend), model_(model), options_(options) {
@@ -43,13 +79,9 @@ ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const Runner
   workspace_ = language.make_workspace(be_, model.dtype(), max_tokens, max_seqs);
   logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
   raw_logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
-  max_blocks_ =
-      (options_.max_model_len + options_.cache.block_size - 1) / options_.cache.block_size;
-  // token_ids, media_rows | cu_seqlens, context_lens, read_slots, write_slots, logit_rows, 3 x
-  // emits | block_tables
-  const int64_t ints = 2 * max_tokens + 8 * (max_seqs + 1) + max_seqs * max_blocks_;
-  device_arrays_ = be_.allocate(DType::kI32, Shape{ints});
-  arena_ = be_.allocate(model.dtype(), Shape{std::max<int64_t>(1, options_.encoder_rows), hidden});
+  max_blocks_ = blocks_of(options_);
+  device_arrays_ = be_.allocate(DType::kI32, Shape{array_ints(options_)});
+  arena_ = be_.allocate(model.dtype(), Shape{arena_rows(options_), hidden});
   if (model.has_vision()) {
     const int64_t side = config.force_image_size;
     vision_workspace_ = model.vision().make_workspace(
@@ -57,6 +89,8 @@ ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const Runner
     slice_rgb_ = be_.allocate(DType::kU8, Shape{options_.max_tiles, 3, side, side});
     slice_rows_ =
         be_.allocate(model.dtype(), Shape{options_.max_tiles * config.tokens_per_tile(), hidden});
+    evs_workspace_ = make_evs_workspace(be_, config.tokens_per_tile(), hidden, model.dtype(),
+                                        options_.max_tiles, arena_.view().dim(0));
   }
 }
 
@@ -81,7 +115,7 @@ std::vector<SampledToken> ModelRunner::collect() {
 }
 
 // A slice of tiles through tower and projector: straight to the item's rows, or, for a clip that is
-// thinned out, past the selector, which fills the rows after the last frame.
+// thinned out, past the selector, which keeps the best so far there.
 void ModelRunner::encode(const EncodeSlice& slice) {
   EncodedItem& item = *slice.item;
   const Config& config = model_.config();
@@ -98,13 +132,13 @@ void ModelRunner::encode(const EncodeSlice& slice) {
   const bool last = slice.end == item.num_tiles;
   if (item.pruned) {
     if (!item.selector) {
-      item.selector = std::make_unique<EvsSelector>(
-          be_, item.num_tiles, static_cast<int>(tokens), item.num_rows, config.llm.hidden_size,
-          model_.dtype(), model_.evs_arithmetic(), options_.max_tiles);
+      item.selector =
+          std::make_unique<EvsSelector>(be_, evs_workspace_, item_rows, item.num_tiles,
+                                        static_cast<int>(tokens), model_.evs_arithmetic());
     }
     item.selector->add_frames(out);
     if (last) {
-      item.selector->finish(item_rows);
+      item.order = item.selector->finish();
       item.rows_per_frame = item.selector->rows_per_frame();
       if (be_.observing()) {
         const auto& scores = item.selector->dissimilarities();
@@ -170,7 +204,7 @@ void ModelRunner::fill_arrays(const StepPlan& plan) {
 }
 
 // Sends the arrays and runs the model over them. Returns the logits [num_logits, vocab].
-View ModelRunner::run_arrays(int64_t num_logits, bool has_media, bool recorded) {
+View ModelRunner::run_arrays(int64_t num_logits, bool has_media, StepWay way) {
   StepArrays& host = arrays_;
   host.packed.clear();
   const int32_t* device = device_arrays_.view().data<int32_t>();
@@ -207,49 +241,109 @@ View ModelRunner::run_arrays(int64_t num_logits, bool has_media, bool recorded) 
   const View logits = logits_.view().rows(0, num_logits);
   const LanguageModel& language = model_.language();
   // What a recorded step depends on besides the arrays' contents.
-  const uint64_t key =
-      recorded ? 1 | static_cast<uint64_t>(step.num_tokens) << 1 |
-                     static_cast<uint64_t>(step.max_blocks) << 32
-               : 0;
-  be_.run_step(key, [&] {
+  const uint64_t key = way == StepWay::kPlain ? 0
+                                              : 1 | static_cast<uint64_t>(step.num_tokens) << 1 |
+                                                    static_cast<uint64_t>(step.max_blocks) << 32;
+  const auto ops = [&] {
     language.forward(be_, step, input, caches_, workspace_);
     if (num_logits > 0) language.logits(be_, logit_rows, workspace_, logits);
-  });
+  };
+  if (way == StepWay::kRecord) {
+    be_.record_step(key, ops);
+  } else {
+    be_.run_step(key, ops);
+  }
   return logits;
 }
 
-void ModelRunner::warm_up() {
-  const auto run = [&](int64_t num_seqs, int64_t length, int64_t width, bool recorded) {
-    StepArrays& host = arrays_;
-    fill_arrays({});
-    const int64_t tokens = num_seqs * length;
-    host.token_ids.assign(tokens, 0);
-    host.media_rows.assign(tokens, -1);
-    for (int64_t i = 0; i < num_seqs; ++i) {
-      host.cu_seqlens.push_back(static_cast<int32_t>((i + 1) * length));
-    }
-    host.context_lens.assign(num_seqs, 0);
-    host.read_slots.assign(num_seqs, kNoSlot);
-    host.write_slots.assign(num_seqs, kPadSlot);
-    host.block_tables.assign(num_seqs * width, kPadSlot);
-    host.logit_rows.assign(num_seqs, 0);
-    // Twice: the first shows the device what it needs, the second is recorded.
-    for (int round = 0; round < (recorded ? 2 : 1); ++round) {
-      run_arrays(num_seqs, false, recorded);
-      be_.wait(be_.submit());
-    }
-  };
-  const int64_t width = std::min(
-      max_blocks_, (options_.max_num_batched_tokens + options_.cache.block_size - 1) /
-                       options_.cache.block_size);
-  const int64_t longest = std::min(options_.max_num_batched_tokens, options_.max_model_len);
-  run(1, longest, width, false);
-  if (options_.max_num_seqs > 1) {
-    run(options_.max_num_seqs, 1, table_bucket(max_blocks_, max_blocks_), false);
+// `num_seqs` sequences of `length` rows each, all of them in padding's slot and block.
+void ModelRunner::warm_up_step(int64_t num_seqs, int64_t length, int64_t table_width, StepWay way) {
+  StepArrays& host = arrays_;
+  fill_arrays({});
+  const int64_t tokens = num_seqs * length;
+  host.token_ids.assign(tokens, 0);
+  host.media_rows.assign(tokens, -1);
+  for (int64_t i = 0; i < num_seqs; ++i) {
+    host.cu_seqlens.push_back(static_cast<int32_t>((i + 1) * length));
   }
+  host.context_lens.assign(num_seqs, 0);
+  host.read_slots.assign(num_seqs, kNoSlot);
+  host.write_slots.assign(num_seqs, kPadSlot);
+  host.block_tables.assign(num_seqs * table_width, kPadSlot);
+  host.logit_rows.assign(num_seqs, 0);
+  run_arrays(num_seqs, false, way);
+  be_.wait(be_.submit());
+}
+
+void ModelRunner::warm_up() {
+  const int64_t most_tokens = std::min(options_.max_num_batched_tokens, options_.max_model_len);
+  // Linears, attention and scan have other kernels for other numbers of rows.
+  for (int64_t length = most_tokens; length >= 16; length = length > 2048 ? 1024 : length / 4) {
+    const int64_t blocks = (length + options_.cache.block_size - 1) / options_.cache.block_size;
+    warm_up_step(1, length, blocks, StepWay::kPlain);
+  }
+  warm_up_vision();
+  const int64_t most_rows = std::min(options_.max_num_seqs, options_.max_num_batched_tokens);
+  warm_up_step(most_rows, 1, max_blocks_, StepWay::kPlain);
+  warm_up_sampling();
   if (!options_.pad_steps) return;
-  for (const int64_t rows : {1, 2, 4, 8, 16, 32, 64, 128}) {
-    if (rows <= options_.max_num_seqs) run(rows, 1, table_bucket(2048 / options_.cache.block_size, max_blocks_), true);
+  // Each size as it is before anything is recorded: kernels load and scratch grows.
+  std::vector<int64_t> sizes;
+  for (int64_t rows = 1; rows <= std::min(most_rows, kMaxRecordedRows);) {
+    sizes.push_back(decode_bucket(rows, options_.max_num_seqs));
+    rows = sizes.back() + 1;
+  }
+  for (const int64_t rows : sizes) warm_up_step(rows, 1, max_blocks_, StepWay::kPlain);
+  for (const int64_t rows : sizes) {
+    for (int64_t blocks = 1; blocks <= max_blocks_;) {
+      const int64_t width = table_bucket(blocks, max_blocks_);
+      warm_up_step(rows, 1, width, StepWay::kRecord);
+      blocks = width + 1;
+    }
+  }
+}
+
+void ModelRunner::warm_up_vision() {
+  if (!model_.has_vision()) return;
+  const int64_t tokens = model_.config().tokens_per_tile();
+  for (const int64_t tiles : {int64_t{options_.max_tiles}, int64_t{1}}) {
+    const View rows = slice_rows_.view().rows(0, tiles * tokens);
+    model_.vision().encode_tiles(be_, slice_rgb_.view().rows(0, tiles), vision_workspace_, rows);
+    if (tokens > arena_.view().dim(0)) continue;  // no clip fits
+    EvsSelector selector(be_, evs_workspace_, arena_.view().rows(0, tokens), tiles,
+                         static_cast<int>(tokens), model_.evs_arithmetic());
+    selector.add_frames(rows);
+    selector.finish();
+    be_.wait(be_.submit());
+  }
+}
+
+// Over the logits of the largest decode step: every kernel, and scratch for as many rows.
+void ModelRunner::warm_up_sampling() {
+  const View logits = logits_, raw = raw_logits_;
+  be_.copy(raw, logits);
+  const std::vector<LogitEdit> edits{{0, 0, 0.0f, false}};
+  const std::vector<TokenCount> counts{{0, 0}};
+  const std::vector<PenaltyRow> penalties{{0, 1.0f, 0.0f, 0.0f, counts}};
+  be_.edit_logits(logits, edits);
+  be_.penalize(logits, penalties);
+  const int64_t num_rows = logits.dim(0);
+  const auto vocab = static_cast<int32_t>(logits.dim(1));
+  for (const int64_t rows_at_once : {int64_t{1}, num_rows}) {
+    for (const bool cuts : {false, true}) {
+      std::vector<SampleRow> rows(rows_at_once);
+      for (int32_t i = 0; i < rows_at_once; ++i) {
+        rows[i].row = i;
+        rows[i].slot = kPadSlot;
+        rows[i].temperature = 1;
+        rows[i].top_k = cuts ? std::min(50, vocab) : 0;
+        rows[i].top_p = cuts ? 0.9f : 1.0f;
+        rows[i].num_logprobs = cuts ? std::min(20, vocab) : -1;
+      }
+      std::vector<SampledToken> tokens(rows_at_once);
+      be_.sample(logits, raw, rows, caches_.last_tokens, tokens);
+      be_.wait(be_.submit());  // `tokens` are written in here
+    }
   }
 }
 
@@ -261,14 +355,15 @@ void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
   const bool has_media = std::any_of(host.media_rows.begin(), host.media_rows.end(),
                                      [](int32_t row) { return row >= 0; });
   const int64_t num_rows = static_cast<int64_t>(plan.rows.size());
-  const bool decode = host.token_ids.size() == plan.rows.size() && sampled.size() == plan.rows.size() &&
-                      !has_media && host.emit_seqs.empty() && num_rows <= kMaxRecordedRows;
-  const bool recorded = options_.pad_steps && decode;
+  const bool decode = host.token_ids.size() == plan.rows.size() &&
+                      sampled.size() == plan.rows.size() && !has_media && host.emit_seqs.empty() &&
+                      num_rows <= kMaxRecordedRows;
+  const bool padded = options_.pad_steps && decode;
   int64_t num_seqs = num_rows, widest = 1;
   for (const BatchRow& row : plan.rows) {
     widest = std::max(widest, static_cast<int64_t>(row.sequence->memory.blocks.size()));
   }
-  if (recorded) {  // what is past the real rows belongs to padding: sequences without rows
+  if (padded) {  // what is past the real rows belongs to padding: sequences without rows
     num_seqs = decode_bucket(num_rows, options_.max_num_seqs);
     widest = table_bucket(widest, max_blocks_);
     host.token_ids.resize(num_seqs, 0);
@@ -285,7 +380,8 @@ void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
     std::copy(blocks.begin(), blocks.end(),
               host.block_tables.begin() + static_cast<int64_t>(i) * widest);
   }
-  const View logits = run_arrays(static_cast<int64_t>(host.logit_rows.size()), has_media, recorded);
+  const View logits = run_arrays(static_cast<int64_t>(host.logit_rows.size()), has_media,
+                                 padded ? StepWay::kPadded : StepWay::kPlain);
   for (const BlockCopy& copy : plan.block_copies) copy_block(copy);
   if (sampled.empty()) return;
 

@@ -31,20 +31,24 @@ struct RunnerOptions {
   bool pad_steps = false;
 };
 
+/// What a runner allocates besides KV blocks, state slots and encoder rows: workspaces, logits, a
+/// step's arrays.
+int64_t runner_bytes(const NemotronVl& model, const RunnerOptions& options);
+
 class ModelRunner final : public Runner {
  public:
   ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options);
 
-  /// Runs the largest step, and decode steps of the common sizes, over padding: what the device loads, sizes or records
-  /// on first use is there before the first request.
+  /// Runs the largest steps of every kind over padding and records all sizes of decode steps: what
+  /// the device loads, sizes or records on first use is there before the first request.
   void warm_up();
 
   void launch(const StepPlan& plan) override;
   std::vector<SampledToken> collect() override;
 
  private:
-  /// The index arrays of one step, and where they lie together: one piece to send, whose layout depends on the
-  /// step's sizes alone.
+  /// The index arrays of one step, and where they lie together: one piece to send, whose layout
+  /// depends on the step's sizes alone.
   struct StepArrays {
     std::vector<int32_t> token_ids, media_rows, cu_seqlens, context_lens, read_slots, write_slots,
         block_tables, logit_rows, emit_seqs, emit_rows, emit_slots;
@@ -57,7 +61,13 @@ class ModelRunner final : public Runner {
 
   void encode(const EncodeSlice& slice);
   void fill_arrays(const StepPlan& plan);
-  View run_arrays(int64_t num_logits, bool has_media, bool recorded);
+  /// How the arrays become a step: as it is; padded to a size that may be recorded; recorded, not
+  /// run.
+  enum class StepWay { kPlain, kPadded, kRecord };
+  View run_arrays(int64_t num_logits, bool has_media, StepWay way);
+  void warm_up_step(int64_t num_seqs, int64_t length, int64_t table_width, StepWay way);
+  void warm_up_vision();
+  void warm_up_sampling();
   void run_rows(const StepPlan& plan, Launched& launched);
   void copy_block(const BlockCopy& copy);
 
@@ -67,6 +77,7 @@ class ModelRunner final : public Runner {
   LanguageCaches caches_;
   LanguageWorkspace workspace_;
   VisionWorkspace vision_workspace_;
+  EvsWorkspace evs_workspace_;
   Tensor arena_;                // [encoder_rows, hidden]
   Tensor slice_rgb_;            // [max_tiles, 3, S, S]
   Tensor slice_rows_;           // [max_tiles * tokens, hidden], of clips that EVS thins out

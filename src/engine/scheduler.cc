@@ -113,7 +113,7 @@ void Scheduler::lay_out(Sequence& sequence, SpanProgress& progress) const {
   int32_t row = 0;
   for (int64_t i = 0; i < span.length; ++i) {
     const bool media = sequence.tokens[span.begin + i] == options_.prompt.image_token_id;
-    progress.row_of[i] = media ? row++ : -1;
+    progress.row_of[i] = media ? progress.item->row(row++) : -1;
   }
   VIDERE_CHECK_EQ(row, span.num_rows);
 }

@@ -15,16 +15,23 @@ EvsSelector select(Backend& be, ConstView rows, int tokens, int64_t kept,
                    const std::vector<int64_t>& slices, EvsArithmetic arithmetic,
                    std::vector<float>* out_rows = nullptr) {
   const int64_t frames = rows.dim(0) / tokens, hidden = rows.dim(1);
-  EvsSelector selector(be, frames, tokens, kept, hidden, rows.dtype(), arithmetic,
-                       *std::max_element(slices.begin(), slices.end()));
+  const EvsWorkspace workspace = make_evs_workspace(
+      be, tokens, hidden, rows.dtype(), *std::max_element(slices.begin(), slices.end()), kept);
+  Tensor kept_rows = be.allocate(rows.dtype(), Shape{kept, hidden});
+  EvsSelector selector(be, workspace, kept_rows, frames, tokens, arithmetic);
   int64_t done = 0;
   for (const int64_t count : slices) {
     selector.add_frames(rows.rows(done * tokens, (done + count) * tokens));
     done += count;
   }
-  Tensor out = be.allocate(rows.dtype(), Shape{kept, hidden});
-  selector.finish(out);
-  if (out_rows != nullptr) *out_rows = values_of(out);
+  const std::vector<int32_t> order = selector.finish();
+  if (out_rows != nullptr) {
+    out_rows->clear();
+    for (const int32_t row : order) {
+      const std::vector<float> values = values_of(kept_rows.view().rows(row, row + 1));
+      out_rows->insert(out_rows->end(), values.begin(), values.end());
+    }
+  }
   return selector;
 }
 

@@ -344,15 +344,19 @@ int64_t LanguageModel::MixerColumns::widest() const { return std::max({mamba2, a
 LanguageModel::MixerColumns LanguageModel::mixer_columns() const {
   MixerColumns out;
   out.mamba2 = config_.in_proj_rows() + config_.conv_dim() + 2 * config_.d_inner();
-  out.attention = 2 * int64_t{config_.num_attention_heads + config_.num_key_value_heads} * config_.head_dim;
+  out.attention =
+      2 * int64_t{config_.num_attention_heads + config_.num_key_value_heads} * config_.head_dim;
   out.mlp = widest_mlp();
   return out;
 }
 
-int64_t LanguageModel::workspace_bytes_per_token(DType dtype) const {
+int64_t LanguageModel::workspace_bytes(DType dtype, int64_t max_tokens,
+                                       int64_t max_logit_rows) const {
   const int64_t size = static_cast<int64_t>(dtype_size(dtype));
   const int64_t residual = config_.residual_in_fp32 ? 4 : size;
-  return config_.hidden_size * (residual + 2 * size) + mixer_columns().widest() * size;
+  const int64_t a_token =
+      config_.hidden_size * (residual + 2 * size) + mixer_columns().widest() * size;
+  return max_tokens * a_token + (4 * kAlignElements + max_logit_rows * config_.hidden_size) * size;
 }
 
 }  // namespace videre

@@ -49,8 +49,8 @@ struct CacheOptions {
   DType kv_dtype = DType::kBF16, conv_dtype = DType::kBF16, ssm_dtype = DType::kF32;
 };
 
-/// Scratch of one step, allocated once for the largest. A block is one mixer, so what the three kinds keep lies in
-/// the same memory.
+/// Scratch of one step, allocated once for the largest. A block is one mixer, so what the three
+/// kinds keep lies in the same memory.
 struct LanguageWorkspace {
   Tensor residual, delta, normed;  // [tokens, hidden]
   Tensor mixer;                    // what the views below share
@@ -91,7 +91,8 @@ class LanguageModel {
                                    int64_t max_logit_rows) const;
   int64_t kv_bytes_per_token(DType kv_dtype) const;
   int64_t state_bytes_per_slot(DType conv_dtype, DType ssm_dtype) const;
-  int64_t workspace_bytes_per_token(DType dtype) const;
+  /// What `make_workspace` allocates.
+  int64_t workspace_bytes(DType dtype, int64_t max_tokens, int64_t max_logit_rows) const;
   const LanguageConfig& config() const { return config_; }
 
  private:

@@ -297,7 +297,8 @@ int64_t VisionEncoder::workspace_bytes(int64_t num_tiles) const {
       3 * side * side + patches * 3 * config_.patch_size * config_.patch_size + patches * e +
       tokens * (6 * e + 2 * int64_t{config_.vision.intermediate_size}) + 2 * patches * e +
       2 * (patches / (f * f)) * config_.projector_hidden_size;
-  return num_tiles * elements * static_cast<int64_t>(dtype_size(dtype_));
+  const int64_t positions = patches * e;
+  return (num_tiles * elements + positions) * static_cast<int64_t>(dtype_size(dtype_));
 }
 
 }  // namespace videre

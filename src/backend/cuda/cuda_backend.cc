@@ -75,6 +75,7 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
       use_graphs_(options.use_graphs && !options.synchronous),
       step_timeout_ms_(options.step_timeout_ms) {
   for (Turn& turn : turns_) turn.done = make_event();
+  for (Event* event : {&marks_[0], &marks_[1], &drained_}) *event = make_event();
   scratch_bytes_ = CublasLt::kWorkspaceBytes + kTurns * kTurnBytes;
   if (void* workspace = device_malloc(CublasLt::kWorkspaceBytes)) {
     adopted_.push_back(workspace);
@@ -83,7 +84,12 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
 }
 
 CudaBackend::~CudaBackend() {
-  synchronize(stream_);
+  drain();
+  if (!health().ok()) {  // whatever frees device memory may wait for ever: the process's end does it
+    (void)cublas_.release();
+    (void)loader_.release();
+    return;
+  }
   for (auto& [key, graph] : graphs_) destroy_graph(graph);
   for (Turn& turn : turns_) {
     turn.fetches.clear();
@@ -92,6 +98,7 @@ CudaBackend::~CudaBackend() {
     if (turn.device != nullptr) device_free(turn.device);
     destroy_event(turn.done);
   }
+  for (const Event event : {marks_[0], marks_[1], drained_}) destroy_event(event);
   for (void* memory : adopted_) device_free(memory);
   if (scratch_ != nullptr) device_free(scratch_);
   destroy_stream(stream_);
@@ -111,7 +118,8 @@ Tensor CudaBackend::allocate(DType dtype, Shape shape) {
   if (synchronous_) synchronize(stream_);
   allocated_bytes_ += bytes;
   return Tensor(View(memory, dtype, shape), std::shared_ptr<void>(memory, [this, bytes, on_host](void* p) {
-                  synchronize(stream_);
+                  drain();
+                  if (!health().ok()) return;
                   on_host ? pinned_free(p) : device_free(p);
                   allocated_bytes_ -= bytes;
                 }));
@@ -158,7 +166,7 @@ void CudaBackend::download(void* dst, ConstView src) {
     }
     return;
   }
-  synchronize(stream_);
+  drain();
 }
 
 void CudaBackend::zero(View x) {
@@ -175,18 +183,13 @@ void CudaBackend::zero(View x) {
 }
 
 void* CudaBackend::scratch(int64_t bytes) {
-  bytes = aligned(bytes);
   static constexpr int64_t kLeast = 1 << 20;
   if (scratch_ != nullptr && bytes <= scratch_held_) return scratch_;
   if (loaded_) log_debug("cuda: scratch grows from {} to {} bytes", scratch_held_, bytes);
-  synchronize(stream_);
-  if (scratch_ != nullptr) device_free(scratch_);
-  scratch_bytes_ -= scratch_held_;
-  scratch_held_ = std::max(bytes, kLeast);
+  if (scratch_ != nullptr) adopted_.push_back(scratch_);  // what is queued or recorded may use it
+  scratch_held_ = std::max({aligned(bytes), 2 * scratch_held_, kLeast});
   scratch_ = device_malloc(scratch_held_);
   scratch_bytes_ += scratch_held_;
-  for (auto& [key, graph] : graphs_) destroy_graph(graph);  // they hold the old address
-  graphs_.clear();
   if (scratch_ == nullptr) {
     report_cuda_error(2, "out of device memory for an op's scratch: cudaMalloc", __FILE__, __LINE__);
   }
@@ -255,44 +258,63 @@ uint64_t CudaBackend::submit() {
 void CudaBackend::wait(uint64_t ticket) {
   for (Turn& turn : turns_) {
     if (turn.ticket != ticket) continue;
-    using Clock = std::chrono::steady_clock;
-    const auto begin = Clock::now();
-    for (int64_t round = 0; !finished(turn.done); ++round) {
-      if (!health().ok()) break;
-      if (round < 2000) continue;  // a step takes milliseconds; the first moments are worth a core
-      std::this_thread::sleep_for(std::chrono::microseconds(20));
-      const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
-      if (step_timeout_ms_ > 0 && waited > step_timeout_ms_) {
-        report_cuda_error(702, "a step that did not end in time: cudaEventQuery", __FILE__, __LINE__);
-        break;
-      }
-    }
+    wait_for(turn.done);
     if (health().ok()) {
       for (const Turn::Fetch& fetch : turn.fetches) fetch.then(fetch.host);
+      finish_turn(turn);
     }
     turn.fetches.clear();
-    finish_turn(turn);
+    turn.used = 0;
+    turn.ticket = 0;
     return;
   }
 }
 
-void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
-#if defined(VIDERE_CUDA_EMULATED)
-  (void)key;
-  ops();
-#else
-  if (key == 0 || !use_graphs_ || observing()) return ops();
-  const auto found = graphs_.find(key);
-  if (found != graphs_.end()) return replay(found->second, stream_);
-  if (!warm_.insert(key).second) {
-    begin_recording(stream_);
-    ops();
-    if (const Graph graph = end_recording(stream_)) {
-      graphs_[key] = graph;
-      return replay(graph, stream_);
+void CudaBackend::wait_for(Event event) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  for (int64_t round = 0; !finished(event); ++round) {
+    if (!health().ok()) break;
+    if (round < 2000) continue;  // a step takes milliseconds; the first moments are worth a core
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
+    if (step_timeout_ms_ > 0 && waited > step_timeout_ms_) {
+      report_cuda_error(702, "a step that did not end in time: cudaEventQuery", __FILE__, __LINE__);
+      break;
     }
   }
-  ops();  // the first time as it is: kernels load and scratch grows where nothing records
+  stuck_ = stuck_ || !health().ok();
+}
+
+void CudaBackend::drain() {
+  if (stuck_) return;
+  record(drained_, stream_);
+  wait_for(drained_);
+}
+
+void CudaBackend::keep_pace() {
+  if (recording_ || stuck_) return;
+  Event& mark = marks_[num_launched_ / kMarkEvery % 2];
+  wait_for(mark);
+  if (!stuck_) record(mark, stream_);
+}
+
+void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
+  const auto found = key == 0 || observing() ? graphs_.end() : graphs_.find(key);
+  if (found == graphs_.end()) return ops();
+  if (!stuck_) replay(found->second, stream_);
+}
+
+void CudaBackend::record_step(uint64_t key, const std::function<void()>& ops) {
+#if defined(VIDERE_CUDA_EMULATED)
+  (void)key, (void)ops;
+#else
+  if (!use_graphs_ || observing() || stuck_ || graphs_.contains(key)) return;
+  recording_ = true;
+  begin_recording(stream_);
+  ops();
+  if (const Graph graph = end_recording(stream_)) graphs_[key] = graph;
+  recording_ = false;
 #endif
 }
 
@@ -305,13 +327,19 @@ DeviceMemory CudaBackend::memory() const {
   out.weights = weight_bytes_;
   out.tensors = allocated_bytes_;
   out.scratch = scratch_bytes_;
+  if (loaded_) {
+    out.driver = info_.free_bytes - free_when_loaded_ - weight_bytes_ - loaded_tensor_bytes_ - scratch_bytes_;
+    out.changed = free_when_loaded_ - free_device_bytes(info_.free_bytes);
+  }
   return out;
 }
 
 void CudaBackend::finish_loading() {
-  synchronize(stream_);
+  drain();
   loader_.reset();
   loaded_ = true;
+  free_when_loaded_ = free_device_bytes(info_.free_bytes);
+  loaded_tensor_bytes_ = allocated_bytes_;
 }
 
 }  // namespace videre::cuda

@@ -6,7 +6,6 @@
 #include <deque>
 #include <memory>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "backend/backend.h"
@@ -31,6 +30,7 @@ class CudaBackend final : public Backend {
   void download(void* dst, ConstView src) override;
   void zero(View x) override;
   void run_step(uint64_t key, const std::function<void()>& ops) override;
+  void record_step(uint64_t key, const std::function<void()>& ops) override;
   uint64_t submit() override;
   void wait(uint64_t ticket) override;
   Status health() const override;
@@ -81,7 +81,7 @@ class CudaBackend final : public Backend {
  private:
   void run_linear(View out, const Operand& x, const Weight& weight, bool relu2);
   /// Device memory of one op: its content lasts until the next op takes scratch. 256-byte aligned. Grows only
-  /// before finish_loading (a warm-up step of the largest size comes first).
+  /// before finish_loading (a warm-up of the largest sizes comes first).
   void* scratch(int64_t bytes);
   /// A small host array on the device, for kernels of this step; from the ring of the step's turn.
   const void* staged(const void* host, int64_t bytes);
@@ -96,6 +96,8 @@ class CudaBackend final : public Backend {
   /// Queues a kernel.
   template <typename... P, typename... A>
   void run(void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
+    if (++num_launched_ % kMarkEvery == 0) keep_pace();
+    if (stuck_) return;
     launch(kernel, shape, stream_, std::forward<A>(args)...);
     if (synchronous_) synchronize(stream_);
   }
@@ -120,6 +122,14 @@ class CudaBackend final : public Backend {
 
   class Loader;
 
+  /// Blocks until `event` has passed, the device has failed, or a step's time is over, which is a failure too.
+  void wait_for(Event event);
+  /// The same for all that is queued.
+  void drain();
+  /// The driver's queue is finite, and a launch into a full one waits for ever when the device hangs: no more is
+  /// queued than fits.
+  void keep_pace();
+
   Turn& turn() { return turns_[current_]; }
   int64_t take(Turn& turn, int64_t bytes);
   void finish_turn(Turn& turn);
@@ -130,13 +140,18 @@ class CudaBackend final : public Backend {
   bool synchronous_ = false, use_graphs_ = true, loaded_ = false;
   int64_t allocated_bytes_ = 0, weight_bytes_ = 0, scratch_bytes_ = 0, scratch_held_ = 0;
   void* scratch_ = nullptr;
-  std::vector<void*> adopted_;
+  std::vector<void*> adopted_;  // weights, and scratch that recorded steps still use
   Turn turns_[kTurns];
   int current_ = 0;
   uint64_t last_ticket_ = 0;
   int64_t step_timeout_ms_ = 0;
   std::unordered_map<uint64_t, Graph> graphs_;
-  std::unordered_set<uint64_t> warm_;  // keys that ran once without being recorded
+  bool recording_ = false;
+  bool stuck_ = false;  // a step did not end: nothing is queued any more
+  static constexpr int kMarkEvery = 128;
+  uint64_t num_launched_ = 0;
+  Event marks_[2] = {}, drained_{};
+  int64_t free_when_loaded_ = 0, loaded_tensor_bytes_ = 0;
   // States that the last run of these ops wrote: one that comes again at once may not be fetched early.
   const void *last_conv_ = nullptr, *last_scan_ = nullptr;
   std::unique_ptr<CublasLt> cublas_;

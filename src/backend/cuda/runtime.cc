@@ -91,6 +91,11 @@ Result<DeviceInfo> open_device(int device) {
   return info;
 }
 
+int64_t free_device_bytes(int64_t when_opened) {
+  size_t free_bytes = 0, total_bytes = 0;
+  return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? static_cast<int64_t>(free_bytes) : when_opened;
+}
+
 void* device_malloc(int64_t bytes) {
   void* memory = nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));

@@ -29,6 +29,8 @@ struct DeviceInfo {
 /// How many cards can be used; an error says why there are none (no driver, too old, none visible).
 Result<int> count_devices();
 Result<DeviceInfo> open_device(int device);
+/// What is free on the card now, of a card that had `when_opened` free.
+int64_t free_device_bytes(int64_t when_opened);
 
 void* device_malloc(int64_t bytes);  // null when there is no room; not an error by itself
 void device_free(void* memory);

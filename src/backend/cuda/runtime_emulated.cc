@@ -2,11 +2,23 @@
 #if defined(VIDERE_CUDA_EMULATED)
 #include <cstdlib>
 #include <cstring>
+#include <map>
+#include <mutex>
 
 #include "backend/cuda/runtime.h"
 #include "base/check.h"
 
 namespace videre::cuda {
+
+namespace {
+
+// What is allocated, so that tests see what a card would have left.
+constexpr int64_t kDeviceBytes = int64_t{4} << 30;
+std::mutex books_mutex;
+std::map<void*, int64_t> books;
+int64_t used_bytes = 0;
+
+}  // namespace
 
 Result<int> count_devices() { return 1; }
 Result<DeviceInfo> open_device(int) {
@@ -15,16 +27,33 @@ Result<DeviceInfo> open_device(int) {
   info.major = 9;
   info.num_multiprocessors = 4;
   info.shared_bytes_per_block = 227 << 10;
-  info.total_bytes = info.free_bytes = int64_t{4} << 30;
+  info.total_bytes = kDeviceBytes;
+  info.free_bytes = free_device_bytes(0);
   info.l2_bytes = 50 << 20;
   return info;
 }
 
+int64_t free_device_bytes(int64_t) {
+  const std::lock_guard lock(books_mutex);
+  return kDeviceBytes - used_bytes;
+}
+
 void* device_malloc(int64_t bytes) {
+  void* memory = pinned_malloc(bytes);
+  const std::lock_guard lock(books_mutex);
+  books[memory] = bytes;
+  used_bytes += bytes;
+  return memory;
+}
+void device_free(void* memory) {
+  const std::lock_guard lock(books_mutex);
+  used_bytes -= books.at(memory);
+  books.erase(memory);
+  std::free(memory);
+}
+void* pinned_malloc(int64_t bytes) {
   return std::aligned_alloc(256, static_cast<size_t>((bytes + 255) / 256 * 256));
 }
-void device_free(void* memory) { std::free(memory); }
-void* pinned_malloc(int64_t bytes) { return device_malloc(bytes); }
 void pinned_free(void* memory) { std::free(memory); }
 
 Stream make_stream() { return 0; }
