@@ -61,7 +61,7 @@ struct AttentionArgs {
 
 /// What the card has, for the sizes of grids.
 struct AttentionDevice {
-  int num_multiprocessors = 1, shared_bytes_per_block = 48 << 10, major = 0;
+  int num_multiprocessors = 1, shared_bytes_per_block = 48 << 10;
 };
 
 /// Tiles of so many tokens that the sequences of a step can have at most, of those that `args`
@@ -79,12 +79,7 @@ constexpr float kLog2e = 1.4426950408889634f;
 void plain_attention(const AttentionArgs& args, DType dtype, const AttentionDevice& device,
                      Stream stream);
 bool prefill_takes(const AttentionArgs& args);
-/// Rows of a step from which Hopper's way pays: its runs are longer and a multiprocessor has one
-/// block.
-constexpr int kHopperRows = 256;
-bool hopper_takes(const AttentionArgs& args, const AttentionDevice& device);
-void hopper_attention(const AttentionArgs& args, Stream stream);
-void prefill_attention(const AttentionArgs& args, const AttentionDevice& device, Stream stream);
+void prefill_attention(const AttentionArgs& args, Stream stream);
 bool decode_takes(const AttentionArgs& args);
 int64_t decode_scratch_bytes(const AttentionArgs& args, const AttentionDevice& device);
 void decode_attention(const AttentionArgs& args, void* scratch, const AttentionDevice& device,

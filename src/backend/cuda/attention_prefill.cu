@@ -334,8 +334,7 @@ bool prefill_takes(const AttentionArgs& args) {
   return args.group <= 64 && args.head_dim <= 128 && args.score_scale > 0;
 }
 
-void prefill_attention(const AttentionArgs& args, const AttentionDevice& device, Stream stream) {
-  if (hopper_takes(args, device)) return hopper_attention(args, stream);
+void prefill_attention(const AttentionArgs& args, Stream stream) {
   AttentionArgs scaled = args;
   scaled.score_scale *= kLog2e;
   if (args.cache_dtype == DType::kF8E4M3) {

@@ -1,8 +1,7 @@
 // What kernels are written with: types, conversions, warp exchanges, copies and tensor-core products,
 // and `launch`. Compiled by nvcc these are the GPU's own instructions; compiled by the host's compiler
 // (VIDERE_CUDA_EMULATED, emulator.h) the same kernels run on a CPU, thread by thread, so that tests and
-// sanitizers reach them on machines without a card. A kernel uses nothing that is not here, but for
-// Hopper's own (wgmma, bulk copies), which stand behind `#if VIDERE_HOPPER_KERNELS`.
+// sanitizers reach them on machines without a card. A kernel uses nothing that is not here.
 //
 // Kernels take raw pointers and sizes; they see neither Tensor nor Config.
 #pragma once
