@@ -158,13 +158,16 @@ struct Case {
   }
 };
 
+uint64_t last_key = 1000;  // of recorded steps: each bench has its own
+
 // Times `call(weight)` over all copies, recorded as one step.
 template <typename Call>
 void measure(benchmark::State& state, Case& c, Call&& call) {
   auto& be = backend();
-  static uint64_t key = 1000;
-  ++key;
-  const int calls = std::max<int>(static_cast<int>(c.weights.size()), 20);
+  const uint64_t key = ++last_key;
+  // Some milliseconds a step, so that the host's share of it does not count.
+  const int calls = std::clamp(static_cast<int>(16e9 / c.weight_bytes), c.rows > 256 ? 8 : 20,
+                               c.rows > 256 ? 8 : 500);
   const auto step = [&] {
     be.run_step(key, [&] {
       for (int i = 0; i < calls; ++i) call(c.weights[i % c.weights.size()]);
