@@ -161,6 +161,7 @@ struct EngineStats {
   int64_t num_preemptions = 0, prompt_tokens = 0, generation_tokens = 0, num_steps = 0;
   int64_t encoder_cache_queries = 0, encoder_cache_hits = 0;
   int64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
+  int64_t device_memory_change = 0;  ///< bytes of a GPU's free memory gone since ready, to any program
 };
 
 using LoadProgress = std::function<void(const std::string& stage, double fraction)>;

@@ -81,6 +81,7 @@ class Backend {
   virtual std::string_view name() const = 0;
   /// Ok, or the failure after which this device computes nothing more: ops return at once, results are void.
   virtual Status health() const { return {}; }
+  /// Once loading has finished, any thread may ask.
   virtual DeviceMemory memory() const { return {}; }
   /// Everything is allocated and warm: from here on the device's memory stays as it is.
   virtual void finish_loading() {}

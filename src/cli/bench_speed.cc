@@ -96,6 +96,7 @@ json::object report_of(const Engine& engine, const SpeedFlags& flags, double loa
   out["input_len"] = flags.load.input_len;
   out["output_len"] = flags.load.output_len;
   out["load_s"] = rounded(load_s);
+  out["device_memory_change"] = engine.stats().device_memory_change;
   return out;
 }
 
@@ -135,6 +136,13 @@ Result<std::unique_ptr<Engine>> load_engine(SpeedFlags& flags, int64_t at_once,
   auto engine = Engine::load(options, progress.loader());
   progress.clear();
   return engine;
+}
+
+// What a GPU's free memory has lost since ready: nothing is what the plan promises.
+std::string device_memory_line(const Engine& engine) {
+  if (engine.info().device == "cpu") return "";
+  return fmt::format("after ready, device memory changed by {} bytes\n",
+                     engine.stats().device_memory_change);
 }
 
 // --- Latency -------------------------------------------------------------------------------------
@@ -191,6 +199,7 @@ Result<int> latency(SpeedFlags& flags) {
   fmt::print("\n{}{}{:<24}{:.1f} a second, {:.1f} in one stream\n",
              line_of("first token", tokens.first), line_of("a token after it", tokens.each),
              "tokens generated", rate, stream);
+  fmt::print("{}", device_memory_line(*engine));
   return 0;
 }
 
@@ -240,7 +249,7 @@ Result<int> throughput(SpeedFlags& flags) {
              rate(flags.num_prompts), rate(tokens.prompt + tokens.output), rate(tokens.output));
   if (images > 0) fmt::print(", {:.2f} pictures", rate(images));
   if (video_s > 0) fmt::print(", {:.2f} s of video", video_s / times.total_s);
-  fmt::print("\n");
+  fmt::print("\n{}", device_memory_line(*engine));
   return 0;
 }
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstdlib>
 #include <mutex>
 #include <thread>
 
@@ -192,7 +193,8 @@ int serve_main(ServerOptions options, const EngineLoader& load) {
       static_cast<int64_t>(std::clamp(options.shutdown_timeout_s, 0.0, 86400.0) * 1000));
   engine->shutdown(dead ? std::chrono::milliseconds(0) : timeout);
   http->stop(std::chrono::milliseconds(2000));  // time for last events to leave
-  return dead ? 1 : 0;
+  if (dead) std::_Exit(1);  // at an orderly exit the driver of a failed device may wait for ever
+  return 0;
 }
 
 }  // namespace videre

@@ -327,7 +327,7 @@ DeviceMemory CudaBackend::memory() const {
   out.weights = weight_bytes_;
   out.tensors = allocated_bytes_;
   out.scratch = scratch_bytes_;
-  if (loaded_) {
+  if (loaded_ && health().ok()) {
     out.driver = info_.free_bytes - free_when_loaded_ - weight_bytes_ - loaded_tensor_bytes_ - scratch_bytes_;
     out.changed = free_when_loaded_ - free_device_bytes(info_.free_bytes);
   }
