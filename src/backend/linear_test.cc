@@ -222,7 +222,8 @@ TEST_P(Linear, RowsDoNotDependOnTheirNumber) {
       }
       // A card has other kernels for one row, few and many: they sum in another order.
       for (size_t i = 0; i < got.size(); ++i) {
-        ASSERT_NEAR(got[i], expected[i], 1e-3 * std::sqrt(static_cast<double>(k))) << m << " rows of " << k;
+        ASSERT_NEAR(got[i], expected[i], 1e-3 * std::sqrt(static_cast<double>(k)))
+            << m << " rows of " << k;
       }
     }
   }
@@ -248,6 +249,9 @@ TEST_P(Linear, AlignedSizes) {
   check_aligned(300, 40, fit(72), false, GetParam().dtype);
   check_aligned(2200, 9, fit(16), true, DType::kF32);
   check_aligned(1, 40, fit(8192), true, DType::kF32);
+  if (GetParam().dtype == DType::kBF16 && GetParam().stored == Stored::kBF16) {
+    for (const int64_t m : {1, 2}) check_aligned(m, (1 << 16) + 9, 40 * m, true, DType::kF32);
+  }
   for (const int64_t m : {2, 3, 12, 20, 40}) check_aligned(m, 400, fit(1300), true, DType::kF32);
 }
 

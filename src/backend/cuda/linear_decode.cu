@@ -4,8 +4,12 @@
 // global memory straight to registers: columns are permuted within both operands alike, so that a
 // lane holds 16 contiguous bytes of a weight row and four lanes 64, two such pieces one after the
 // other. kAhead of these chunks are in flight in each lane, 64 KB or more in a multiprocessor, and
-// the first ones are asked for before the kernel that writes x is done. x comes through shared
-// memory, in stages that all warps walk together, three in a ring.
+// the first ones are asked for before the kernel that writes x is done.
+//
+// Up to 8 rows of x come through L1 to registers, and 8 warps share the columns of a tile, so that
+// runs of memory are long and no warp waits for another before the tile's end: at a barrier the
+// slowest of all loads counts. More rows come through shared memory, in stages that all warps walk
+// together, three in a ring.
 //
 // A tile is 16 * kRowTiles * kWarpsN weight rows; kWarpsK warps of each take turns at chunks of k.
 // The stages of all tiles are one line that is cut into pieces, one for each block that can run at
@@ -36,17 +40,19 @@ struct DecodeShape {
   static constexpr int kPitch = 2 * kStage + (kStored == Stored::kBF16 ? 64 : 16);
   static constexpr int kTileN = 16 * kRowTiles * kWarpsN, kTokens = 8 * kTokenTiles;
   static constexpr int kThreads = kWarp * kWarpsN * kWarpsK;
-  static constexpr int kBlocks = kRowTiles > 1 ? 1 : kWarpsN > 1 ? 2 : 3;  // of a multiprocessor
-  static constexpr int kAheadBytes = kThreads * kAhead * kPieces * kRowTiles * 32;
+  // Up to 8 rows of x go from L1 to registers, and no warp waits for another within a tile.
+  static constexpr bool kStaged = kTokenTiles > 1;
+  static constexpr int kBlocks =  // on a multiprocessor
+      kStaged                                      ? (kRowTiles > 1 ? 1 : 2)
+      : kRowTiles == 1 && kStored == Stored::kBF16 ? 3
+                                                   : 2;
   // Sums of a tile, four a lane.
   static constexpr int kFragments = kWarpsN * kRowTiles * kTokenTiles * kWarp;
 
-  __host__ __device__ static constexpr int stage_bytes(int rows) {
-    return (kTokenTiles == 1 ? rows : kTokens) * kPitch;
-  }
-  static constexpr int shared_bytes(int rows) {
-    return kRing * stage_bytes(rows) + (kWarpsK - 1) * kFragments * 16;
-  }
+  static constexpr int kStageBytes = kStaged ? kTokens * kPitch : 0;
+  // Where warps' sums meet: twice, so that one barrier a tile is enough.
+  static constexpr int kMetBytes = (kWarpsK - 1) * kFragments * 16;
+  static constexpr int kSharedBytes = kRing * kStageBytes + 2 * kMetBytes;
 };
 
 // How the line of stages is cut: into pieces of whole tiles or of single stages, of which the first
@@ -210,11 +216,10 @@ __global__ void __launch_bounds__(
   wait_for_previous();
   let_next_start();
 
-  const int stage_bytes = Shape::stage_bytes(rows);
+  const BF16* const x = static_cast<const BF16*>(p.x);
   const auto copy_stage = [&](int turn, int at_stage) {
     constexpr int kCopies = Shape::kStage / 8;  // of a row
-    char* to = shared + turn % kRing * stage_bytes;
-    const BF16* x = static_cast<const BF16*>(p.x);
+    char* to = shared + turn % kRing * Shape::kStageBytes;
 #pragma unroll 1
     for (int i = static_cast<int>(threadIdx.x); i < rows * kCopies; i += Shape::kThreads) {
       const int row = i / kCopies, column = at_stage * Shape::kStage + i % kCopies * 8;
@@ -223,33 +228,66 @@ __global__ void __launch_bounds__(
                    x + row * p.x_stride + (valid ? column : 0), valid);
     }
   };
+  // x of a chunk as this lane multiplies it, when it is not staged: row g, past the last one zeros.
+  constexpr int kPieces = Shape::kPieces, kHalves = Shape::kElements / 8;
+  using Direct = uint4[kPieces][kHalves];
+  const auto load_x = [&](Direct& to, int at_stage, int d) {
+    const int chunk = (at_stage * kAhead + d) * kWarpsK + warp_k;
+#pragma unroll
+    for (int q = 0; q < kPieces; ++q) {
+      const int column = chunk * Shape::kChunk + (4 * q + t) * Shape::kElements;
+      const bool valid = g < rows && column < k;
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        to[q][h] = make_uint4(0, 0, 0, 0);
+        if (valid) {
+          to[q][h] = *reinterpret_cast<const uint4*>(x + g * p.x_stride + column + 8 * h);
+        }
+      }
+    }
+  };
   const auto after = [&](int at_stage) { return at_stage + 1 == cut.stages ? 0 : at_stage + 1; };
-  copy_stage(0, stage);
-  commit_copies();
-  int copied = after(stage);
-  if (count > 1) copy_stage(1, copied);
-  commit_copies();
+  int copied = stage;
+  Direct direct[Shape::kStaged ? 1 : 2];
+  if constexpr (Shape::kStaged) {
+    copy_stage(0, stage);
+    commit_copies();
+    copied = after(stage);
+    if (count > 1) copy_stage(1, copied);
+    commit_copies();
+  } else {
+    static_assert(kAhead % 2 == 0);
+    load_x(direct[0], stage, 0);
+  }
 
   float sums[kRowTiles][kTokenTiles][4] = {};
-  const int line = kTokenTiles == 1 ? min(g, rows - 1) : g;
   for (int i = 0; i < count; ++i) {
-    wait_copies<1>();
-    __syncthreads();
-    copied = after(copied);
-    if (i + 2 < count) copy_stage(i + 2, copied);
-    commit_copies();
+    if constexpr (Shape::kStaged) {
+      wait_copies<1>();
+      __syncthreads();
+      copied = after(copied);
+      if (i + 2 < count) copy_stage(i + 2, copied);
+      commit_copies();
+    }
     const bool more = i + 1 < count;
     const int next = after(stage);
     if (more && next == 0) go_to(tile + 1);
-    const char* xs = shared + i % kRing * stage_bytes + line * Shape::kPitch +
+    const char* xs = shared + i % kRing * Shape::kStageBytes + g * Shape::kPitch +
                      2 * (warp_k * Shape::kChunk + t * Shape::kElements);
 #pragma unroll
     for (int d = 0; d < kAhead; ++d) {
+      if constexpr (!Shape::kStaged) {
+        if (d + 1 < kAhead) {
+          load_x(direct[(d + 1) % 2], stage, d + 1);
+        } else if (more) {
+          load_x(direct[(d + 1) % 2], next, 0);
+        }
+      }
       if (((stage * kAhead + d) * kWarpsK + warp_k) * Shape::kChunk < k) {
 #pragma unroll
-        for (int q = 0; q < Shape::kPieces; ++q) {
+        for (int q = 0; q < kPieces; ++q) {
 #pragma unroll
-          for (int h = 0; h < Shape::kElements / 8; ++h) {
+          for (int h = 0; h < kHalves; ++h) {
             uint32_t a[kRowTiles][2][4];
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
@@ -264,9 +302,14 @@ __global__ void __launch_bounds__(
             }
 #pragma unroll
             for (int j = 0; j < kTokenTiles; ++j) {
-              const uint4 b = *reinterpret_cast<const uint4*>(
-                  xs + 8 * j * Shape::kPitch +
-                  2 * (d * kWarpsK * Shape::kChunk + 4 * q * Shape::kElements + 8 * h));
+              uint4 b;
+              if constexpr (Shape::kStaged) {
+                b = *reinterpret_cast<const uint4*>(
+                    xs + 8 * j * Shape::kPitch +
+                    2 * (d * kWarpsK * Shape::kChunk + 4 * q * Shape::kElements + 8 * h));
+              } else {
+                b = direct[d % 2][q][h];
+              }
 #pragma unroll
               for (int m = 0; m < kRowTiles; ++m) {
                 mma_bf16(sums[m][j], a[m][0], {b.x, b.y});
@@ -283,10 +326,12 @@ __global__ void __launch_bounds__(
 
     // The tile ends here, or this block's part of it.
     const int first = tile * cut.stages;
-    const int first_block = cut.block_at(first), last_block = cut.block_at(first + cut.stages - 1);
+    const bool whole = cut.piece > 1 || cut.block_at(first) == cut.block_at(first + cut.stages - 1);
     const bool mine = warp_k == 0;  // to write out
     if constexpr (kWarpsK > 1) {
-      float4* met = reinterpret_cast<float4*>(shared + kRing * stage_bytes) + lane;
+      float4* met = reinterpret_cast<float4*>(shared + kRing * Shape::kStageBytes +
+                                              tile % 2 * Shape::kMetBytes) +
+                    lane;
 #pragma unroll
       for (int w = 1; w < kWarpsK; ++w) {
 #pragma unroll
@@ -320,7 +365,7 @@ __global__ void __launch_bounds__(
         const int fragment = (warp_n * kRowTiles * kTokenTiles + f) * kWarp + lane;
         const float* values = sums[f / kTokenTiles][f % kTokenTiles];
         const float4 sum = make_float4(values[0], values[1], values[2], values[3]);
-        if (first_block == last_block) {
+        if (whole) {
           store_fragment<kTokenTiles, kRowTiles, kWarpsN>(p, tile, fragment, sum);
         } else if (f % kTokenTiles * 8 < rows) {
           part[fragment] = sum;
@@ -346,7 +391,7 @@ auto with_shape(int64_t rows, Fn&& fn) {
               decode_kernel<kStored, kTokenTiles, kRowTiles, kWarpsN, kWarpsK, kAhead>);
   };
   if (rows <= 2) return as.template operator()<1, 1, 1, 8, 2>();
-  if (rows <= 8) return as.template operator()<1, 1, 2, 4, 4>();
+  if (rows <= 8) return as.template operator()<1, 2, 1, 8, 2>();
   if (rows <= 16) return as.template operator()<2, 1, 4, 2, 4>();
   if (rows <= 32) return as.template operator()<4, 1, 8, 1, kFew>();
   return as.template operator()<8, 2, 6, 1, kFew>();
@@ -362,9 +407,9 @@ DecodePlan plan_stored(int64_t rows, int64_t n, int64_t k, int num_multiprocesso
     plan.stages = ceil_div(k, Shape::kStage);
     // As many blocks as leave each the same, if that is fewer than there is room for.
     const auto even = [&](int64_t pieces) { return ceil_div(pieces, ceil_div(pieces, room)); };
-    // A cut costs the second kernel, some two microseconds, so tiles stay whole where those blocks
-    // have enough bytes in flight: 48 KB a multiprocessor.
-    const bool whole = even(tiles) * Shape::kAheadBytes >= int64_t{48 << 10} * num_multiprocessors;
+    // A cut costs the second kernel, some two microseconds, so tiles stay whole where enough
+    // blocks come of it: more where the warps of one wait for each other (measured on an H200).
+    const bool whole = even(tiles) * 10 >= room * (Shape::kStaged ? 8 : 6);
     plan.piece = whole ? plan.stages : 1;
     const int64_t pieces = tiles * plan.stages / plan.piece;
     plan.blocks = even(pieces);
@@ -384,7 +429,7 @@ void run_stored(const DecodePlan& plan, const LinearArgs& args, void* parts, Str
     launch(kernel,
            {.grid = dim3(plan.blocks),
             .block = dim3(Shape::kThreads),
-            .shared_bytes = Shape::shared_bytes(static_cast<int>(args.rows)),
+            .shared_bytes = Shape::kSharedBytes,
             .overlap = true},
            stream, args, cut, static_cast<float4*>(parts));
     if (plan.part_bytes == 0) return;
