@@ -101,7 +101,9 @@ ContentPart media_part(ContentPart::Kind kind, const std::string& url) {
 
 class EngineTest : public ::testing::Test {
  protected:
-  static std::string folder() { return std::string(VIDERE_TEST_DATA) + "/tiny-b"; }
+  static std::string folder() {
+    return std::filesystem::absolute(std::string(VIDERE_TEST_DATA) + "/tiny-b").lexically_normal();
+  }
   static EngineOptions options(const std::string& checkpoint = "checkpoint") {
     EngineOptions options;
     options.model = folder() + "/" + checkpoint;

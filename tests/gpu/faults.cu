@@ -11,13 +11,13 @@
 #include <thread>
 
 #include "backend/cuda/cuda_backend.h"
-#include "base/log.h"
 #include "engine/engine_parts.h"
 
 namespace videre {
 namespace {
 
 using std::chrono::milliseconds;
+using cuda::Stream;
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kSpinNs = 2'000'000'000, kEngineSpinNs = 20'000'000'000;
