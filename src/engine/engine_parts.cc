@@ -1,5 +1,7 @@
 #include "engine/engine_parts.h"
 
+#include <chrono>
+
 #include "base/log.h"
 
 namespace videre {
@@ -42,9 +44,12 @@ Result<EngineParts> make_engine_parts(const EngineOptions& options, const LoadPr
   auto model_runner = std::make_unique<ModelRunner>(be, *parts.loaded.model, runner);
   if (on_device) {
     if (progress) progress("warm-up", 0);
+    const auto start = std::chrono::steady_clock::now();
     model_runner->warm_up();
     be.finish_loading();
     VIDERE_RETURN_IF_ERROR(be.health());
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    log_debug("the warm-up took {:.2f} s", took.count());
     log_memory(plan, be.memory());
     if (progress) progress("warm-up", 1);
   }

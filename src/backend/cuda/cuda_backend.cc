@@ -248,7 +248,7 @@ void CudaBackend::finish_turn(Turn& turn) {
 
 uint64_t CudaBackend::submit() {
   Turn& turn = turns_[current_];
-  record(turn.done, stream_);
+  if (!stuck_) record(turn.done, stream_);
   turn.ticket = ++last_ticket_;
   current_ = (current_ + 1) % kTurns;
   if (turns_[current_].ticket != 0) wait(turns_[current_].ticket);  // its memory is needed again
@@ -300,9 +300,10 @@ void CudaBackend::keep_pace() {
 }
 
 void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
+  if (stuck_) return;
   const auto found = key == 0 || observing() ? graphs_.end() : graphs_.find(key);
   if (found == graphs_.end()) return ops();
-  if (!stuck_) replay(found->second, stream_);
+  replay(found->second, stream_);
 }
 
 void CudaBackend::record_step(uint64_t key, const std::function<void()>& ops) {
@@ -340,6 +341,7 @@ void CudaBackend::finish_loading() {
   loaded_ = true;
   free_when_loaded_ = free_device_bytes(info_.free_bytes);
   loaded_tensor_bytes_ = allocated_bytes_;
+  log_debug("cuda: {} steps are recorded", graphs_.size());
 }
 
 }  // namespace videre::cuda
