@@ -55,7 +55,8 @@ struct SsmInputs {
 enum class EvsArithmetic { kFloat32, kBFloat16 };
 
 /// Stands around every linear: to learn what activations measure, or to try what a format would do
-/// to them. On the backend's thread; the backend may be used, but not for a linear. Fused ops come apart.
+/// to them. On the backend's thread; the backend may be used, but not for a linear. Fused ops come
+/// apart.
 class LinearProbe {
  public:
   virtual ~LinearProbe() = default;
@@ -70,8 +71,8 @@ using Observer = std::function<void(std::string_view name, ConstView view)>;
 struct DeviceMemory {
   int64_t total = 0, free = 0;
   int64_t weights = 0, tensors = 0, scratch = 0;  // adopted, allocated, and the backend's own
-  // Since finish_loading: what the driver had taken by then for kernels and recorded steps, and how many bytes of
-  // free memory have gone since; other programs' count too.
+  // Since finish_loading: what the driver had taken by then for kernels and recorded steps, and how
+  // many bytes of free memory have gone since; other programs' count too.
   int64_t driver = 0, changed = 0;
 };
 
@@ -79,7 +80,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view name() const = 0;
-  /// Ok, or the failure after which this device computes nothing more: ops return at once, results are void.
+  /// Ok, or the failure after which this device computes nothing more: ops return at once, results
+  /// are void.
   virtual Status health() const { return {}; }
   /// Once loading has finished, any thread may ask.
   virtual DeviceMemory memory() const { return {}; }
@@ -97,10 +99,11 @@ class Backend {
   void copy(View dst,
             ConstView src);  // same shape; dtypes may differ; dims but the last may be strided
 
-  // Steps. `run_step` runs `ops` now, or replays what was recorded for `key`; `submit` marks the end
-  // of the work queued so far and `wait` blocks until that is done.
+  // Steps. `run_step` runs `ops` now, or replays what was recorded for `key`; `submit` marks the
+  // end of the work queued so far and `wait` blocks until that is done.
   virtual void run_step(uint64_t key, const std::function<void()>& ops) { (void)key, ops(); }
-  /// Records `ops`, which have run before, without running them. Does nothing where nothing is recorded.
+  /// Records `ops`, which have run before, without running them. Does nothing where nothing is
+  /// recorded.
   virtual void record_step(uint64_t key, const std::function<void()>& ops) { (void)key, (void)ops; }
   virtual uint64_t submit() { return 0; }
   virtual void wait(uint64_t ticket) { (void)ticket; }
@@ -110,7 +113,8 @@ class Backend {
   /// do not depend on the other rows (but for bfloat16 by NVFP4, which has two ways: up to 12 rows
   /// and more).
   void linear(View out, const Operand& x, const Weight& weight);
-  /// out [rows, N] = relu(linear)^2, rounded to T after the linear and after the square, as the two ops do.
+  /// out [rows, N] = relu(linear)^2, rounded to T after the linear and after the square, as the two
+  /// ops do.
   void linear_relu2(View out, const Operand& x, const Weight& weight);
   /// Sum over all devices of a tensor-parallel group; the identity on one.
   virtual void all_reduce(View x) { (void)x; }
@@ -255,10 +259,12 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options = {});
 struct CudaOptions {
   int device = 0;  // among those that CUDA_VISIBLE_DEVICES leaves
   bool use_graphs = true;
-  bool synchronous = false;  // every op waits, and tensors lie where the host reads them too: for tests
+  bool synchronous =
+      false;  // every op waits, and tensors lie where the host reads them too: for tests
   int64_t step_timeout_ms = 300000;  // a step that takes longer counts as hung; 0 waits for ever
 };
-/// Errors: kUnavailable when this build has no CUDA, or the machine no driver or card, and says which.
+/// Errors: kUnavailable when this build has no CUDA, or the machine no driver or card, and says
+/// which.
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options = {});
 bool cuda_in_this_build();
 

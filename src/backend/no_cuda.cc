@@ -6,7 +6,8 @@ namespace videre {
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions&) {
   return make_error(ErrorCode::kInvalidArgument, "--device",
-                    "this build of Videre has no CUDA in it; build it with `cmake --preset cuda`, or run on the CPU with "
+                    "this build of Videre has no CUDA in it; build it with `cmake --preset cuda`, "
+                    "or run on the CPU with "
                     "--device cpu");
 }
 

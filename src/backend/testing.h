@@ -180,8 +180,9 @@ inline Tensor random_tensor(DType dtype, Shape shape, uint32_t seed, float scale
   return make_tensor(dtype, shape, random_values(shape.numel(), seed, scale));
 }
 
-/// A view of `shape` inside a larger tensor: rows lie apart, nothing is aligned unless asked for (rows
-/// of 16 elements or multiples then start at whole cache lines), and what is around it must stay as it is.
+/// A view of `shape` inside a larger tensor: rows lie apart, nothing is aligned unless asked for
+/// (rows of 16 elements or multiples then start at whole cache lines), and what is around it must
+/// stay as it is.
 class Island {
  public:
   Island(DType dtype, Shape shape, const std::vector<float>& values, bool aligned = false)

@@ -197,8 +197,9 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
   app.add_option("--quantization,-q", engine.quantization,
                  "modelopt or modelopt_fp4; found in the checkpoint when not given")
       ->group(group);
-  app.add_option("--load-format", engine.load_format,
-                 "auto and safetensors read the weights; dummy takes random ones of the config's sizes")
+  app.add_option(
+         "--load-format", engine.load_format,
+         "auto and safetensors read the weights; dummy takes random ones of the config's sizes")
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
       ->group(group);
   app.add_option("--generation-config", engine.generation_config,
@@ -229,7 +230,8 @@ void add_engine_flags(CLI::App& app, EngineFlags& flags, ModelArgument model) {
       ->group(group);
   app.add_option("--kv-cache-memory-bytes", flags.kv_cache_memory_bytes, "bytes of KV cache")
       ->group(group);
-  app.add_option("--kv-cache-dtype", engine.kv_cache_dtype, "auto, bfloat16, float32 or fp8")->group(group);
+  app.add_option("--kv-cache-dtype", engine.kv_cache_dtype, "auto, bfloat16, float32 or fp8")
+      ->group(group);
   app.add_option("--mamba-ssm-cache-dtype", engine.mamba_ssm_cache_dtype,
                  "float32 (auto), bfloat16 or float16")
       ->group(group);

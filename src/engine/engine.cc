@@ -60,7 +60,8 @@ class EngineImpl final : public Engine {
   const MemoryPlan& memory_plan() const override { return parts_.plan; }
   EngineStats stats() const override {
     EngineStats stats = parts_.core->stats();
-    stats.device_memory_change = parts_.loaded.backend->memory().changed;  // may be asked from any thread
+    stats.device_memory_change =
+        parts_.loaded.backend->memory().changed;  // may be asked from any thread
     const std::lock_guard lock(mutex_);
     stats.num_preparing = num_preparing_;
     stats.num_waiting += static_cast<int64_t>(incoming_.size());

@@ -19,12 +19,13 @@ Result<std::unique_ptr<NemotronVl>> NemotronVl::load(const ModelFiles& files, co
   const Checkpoint& checkpoint = *model->checkpoint_;
   const DeviceMemory device = backend.memory();
   if (device.total > 0 && checkpoint.size_bytes() > device.free) {
-    return make_error(ErrorCode::kOutOfMemory, "--model",
-                      "the weights take {:.1f} GiB and the card has {:.1f} GiB free of {:.1f}; free it, take a "
-                      "quantised checkpoint (FP8, NVFP4), or run on the CPU with --device cpu",
-                      static_cast<double>(checkpoint.size_bytes()) / (1 << 30),
-                      static_cast<double>(device.free) / (1 << 30),
-                      static_cast<double>(device.total) / (1 << 30));
+    return make_error(
+        ErrorCode::kOutOfMemory, "--model",
+        "the weights take {:.1f} GiB and the card has {:.1f} GiB free of {:.1f}; free it, take a "
+        "quantised checkpoint (FP8, NVFP4), or run on the CPU with --device cpu",
+        static_cast<double>(checkpoint.size_bytes()) / (1 << 30),
+        static_cast<double>(device.free) / (1 << 30),
+        static_cast<double>(device.total) / (1 << 30));
   }
   VIDERE_ASSIGN_OR_RETURN(LanguageModel language,
                           LanguageModel::load(checkpoint, config.llm, backend));

@@ -132,8 +132,8 @@ std::string describe(const MemoryPlan& plan) {
       human_bytes(plan.kv_cache), plan.num_kv_blocks, plan.block_size,
       human_bytes(plan.kv_bytes_per_token), human_bytes(plan.state_slots), plan.num_state_slots,
       human_bytes(plan.state_bytes_per_slot), human_bytes(plan.activations),
-      human_bytes(plan.encoder_cache), human_bytes(plan.device_scratch), plan.max_model_len, plan.max_num_seqs,
-      plan.max_num_batched_tokens);
+      human_bytes(plan.encoder_cache), human_bytes(plan.device_scratch), plan.max_model_len,
+      plan.max_num_seqs, plan.max_num_batched_tokens);
 }
 
 int serve_main(ServerOptions options, const EngineLoader& load) {

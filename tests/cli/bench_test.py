@@ -35,7 +35,8 @@ class Bench(Case):
         self.assertEqual((report['prompt_tokens'], report['output_tokens']), (4 * 3 * 7, 4 * 3 * 5))
         self.assertAlmostEqual(report['output_tokens_per_second'] * sum(latencies), 4 * 3 * 5, places=1)
         self.assertLess(report['ttft_ms']['median'], 1e3 * max(latencies))
-        self.assertGreater(report['tpot_ms']['median'], 0)
+        # Tokens that a busy machine's reader finds together have no time between them.
+        self.assertTrue(0 <= report['tpot_ms']['mean'] < 1e3 * max(latencies) / 4, report['tpot_ms'])
         self.assertLess(sum(latencies), self.took)
         text = self.ok('bench', 'latency', CHECKPOINT, '--batch-size', 1, '--num-iters', 1, '--num-iters-warmup', 0,
                        '--output-len', 1)

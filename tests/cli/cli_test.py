@@ -721,11 +721,11 @@ class Serve(Case):
 
     def test_config_file(self):
         config = self.write('serve.yaml', f'model: {CHECKPOINT}\nserved-model-name: [a, b]\nmax-model-len: 32K\n'
-                                          'media-io-kwargs:\n  video:\n    fps: 2\nenforce-eager: true\n')
+                                          'media-io-kwargs:\n  video:\n    fps: 2\nskip-mm-profiling: true\n')
         process, port = self.start('--config', config, '--max-model-len', '4k')
         models = self.get(port, '/v1/models')['data']
         self.assertEqual([(model['id'], model['max_model_len']) for model in models], [('a', 4000), ('b', 4000)])
-        self.assertIn('--enforce-eager has no effect', (self.folder / 'log').read_text())
+        self.assertIn('--skip-mm-profiling has no effect', (self.folder / 'log').read_text())
         process.send_signal(signal.SIGINT)
         self.assertEqual(process.wait(20), 0)
 

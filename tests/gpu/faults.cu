@@ -1,8 +1,10 @@
-// A card that fails, for real: `cuda_faults MODEL WAY`, each way in a process of its own, since a failed context
-// stays so. Exits 0 when the failure was seen, named and survived; 77 where there is no card.
+// A card that fails, for real: `cuda_faults MODEL WAY`, each way in a process of its own, since a
+// failed context stays so. Exits 0 when the failure was seen, named and survived; 77 where there is
+// no card.
 //   spin       a kernel outlives step_timeout_ms: `wait` ends in time, the backend's health says so
 //   illegal    a kernel writes where nothing is: health names the call and what CUDA said
-//   engine-spin, engine-illegal    the same under a running engine (MODEL: a folder): its requests end with an error,
+//   engine-spin, engine-illegal    the same under a running engine (MODEL: a folder): its requests
+//   end with an error,
 //              it is not healthy and takes no more, and its destructor returns
 #include <chrono>
 #include <cstdio>
@@ -16,8 +18,8 @@
 namespace videre {
 namespace {
 
-using std::chrono::milliseconds;
 using cuda::Stream;
+using std::chrono::milliseconds;
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kSpinNs = 2'000'000'000, kEngineSpinNs = 20'000'000'000;
@@ -47,10 +49,14 @@ int expect(bool holds, const char* what) {
 
 bool contains(const std::string& text, const char* part) { return text.find(part) != text.npos; }
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // What CUDA calls the two faults.
-const char* name_of(bool spins) { return spins ? "cudaErrorLaunchTimeout" : "cudaErrorIllegalAddress"; }
+const char* name_of(bool spins) {
+  return spins ? "cudaErrorLaunchTimeout" : "cudaErrorIllegalAddress";
+}
 
 int run_backend(bool spins) {
   auto made = make_cuda_backend({.step_timeout_ms = 200});
@@ -124,7 +130,8 @@ int run_engine(const std::string& model, bool spins) {
   Request late;
   late.prompt_token_ids = std::vector<int32_t>(5, 20);
   const auto refused = engine->submit(late);
-  failed += expect(!refused.ok() && refused.error().code == ErrorCode::kUnavailable, "it takes no more requests");
+  failed += expect(!refused.ok() && refused.error().code == ErrorCode::kUnavailable,
+                   "it takes no more requests");
   engine.reset();
   failed += expect(seconds_since(start) < 10, "its destructor returns");
   return failed;

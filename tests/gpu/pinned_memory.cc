@@ -1,5 +1,6 @@
-// Linked into test programs of a CUDA build: all that `new` gives comes from memory that the card can read too, so
-// that the op tests hand a GPU the same host views that they hand the CPU. Without a card it is plain memory.
+// Linked into test programs of a CUDA build: all that `new` gives comes from memory that the card
+// can read too, so that the op tests hand a GPU the same host views that they hand the CPU. Without
+// a card it is plain memory.
 #include <cuda_runtime_api.h>
 
 #include <cstdlib>
@@ -58,7 +59,8 @@ void* take(size_t bytes, size_t alignment) {
       }
     }
   }
-  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
+  void* memory =
+      std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment + alignment);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
@@ -66,7 +68,8 @@ void* take(size_t bytes, size_t alignment) {
 void give(void* memory, size_t bytes) noexcept {
   if (memory == nullptr) return;
   Arena* const to = opening ? nullptr : arena();
-  if (to == nullptr || to->begin == nullptr || memory < to->begin || memory >= to->begin + kArenaBytes) {
+  if (to == nullptr || to->begin == nullptr || memory < to->begin ||
+      memory >= to->begin + kArenaBytes) {
     return std::free(memory);
   }
   const int index = size_class(bytes);
@@ -86,7 +89,8 @@ void* take_sized(size_t bytes, size_t alignment) {
 void give_sized(void* memory) noexcept {
   if (memory == nullptr) return;
   char* const at = static_cast<char*>(memory);
-  const size_t bytes = *reinterpret_cast<size_t*>(at - 16), head = *reinterpret_cast<size_t*>(at - 8);
+  const size_t bytes = *reinterpret_cast<size_t*>(at - 16),
+               head = *reinterpret_cast<size_t*>(at - 8);
   give(at - head, bytes);
 }
 
@@ -94,8 +98,12 @@ void give_sized(void* memory) noexcept {
 
 void* operator new(size_t bytes) { return take_sized(bytes, kLeast); }
 void* operator new[](size_t bytes) { return take_sized(bytes, kLeast); }
-void* operator new(size_t bytes, std::align_val_t alignment) { return take_sized(bytes, static_cast<size_t>(alignment)); }
-void* operator new[](size_t bytes, std::align_val_t alignment) { return take_sized(bytes, static_cast<size_t>(alignment)); }
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  return take_sized(bytes, static_cast<size_t>(alignment));
+}
+void* operator new[](size_t bytes, std::align_val_t alignment) {
+  return take_sized(bytes, static_cast<size_t>(alignment));
+}
 void operator delete(void* memory) noexcept { give_sized(memory); }
 void operator delete[](void* memory) noexcept { give_sized(memory); }
 void operator delete(void* memory, size_t) noexcept { give_sized(memory); }

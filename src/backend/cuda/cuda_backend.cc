@@ -17,8 +17,8 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, kAlign) * kAlign; }
 
 }  // namespace
 
-// Mapped files to the device: threads fill pinned pieces, which the copy engine takes while the next ones are
-// filled. One thread alone reads the page cache at a fifth of the bus.
+// Mapped files to the device: threads fill pinned pieces, which the copy engine takes while the
+// next ones are filled. One thread alone reads the page cache at a fifth of the bus.
 class CudaBackend::Loader {
  public:
   Loader() : pool_(std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, 16)) {
@@ -85,7 +85,8 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
 
 CudaBackend::~CudaBackend() {
   drain();
-  if (!health().ok()) {  // whatever frees device memory may wait for ever: the process's end does it
+  if (!health()
+           .ok()) {  // whatever frees device memory may wait for ever: the process's end does it
     (void)cublas_.release();
     (void)loader_.release();
     return;
@@ -110,14 +111,17 @@ Tensor CudaBackend::allocate(DType dtype, Shape shape) {
   void* memory = on_host ? pinned_malloc(std::max<int64_t>(bytes, kAlign))
                          : device_malloc(std::max<int64_t>(bytes, kAlign));
   if (memory == nullptr) {
-    report_cuda_error(2, "out of device memory; lower --max-model-len, --max-num-seqs or "
-                      "--gpu-memory-utilization: cudaMalloc", __FILE__, __LINE__);
+    report_cuda_error(2,
+                      "out of device memory; lower --max-model-len, --max-num-seqs or "
+                      "--gpu-memory-utilization: cudaMalloc",
+                      __FILE__, __LINE__);
     return Tensor(View(nullptr, dtype, shape), nullptr);
   }
   set_async(memory, 0, std::max<int64_t>(bytes, kAlign), stream_);
   if (synchronous_) synchronize(stream_);
   allocated_bytes_ += bytes;
-  return Tensor(View(memory, dtype, shape), std::shared_ptr<void>(memory, [this, bytes, on_host](void* p) {
+  return Tensor(View(memory, dtype, shape),
+                std::shared_ptr<void>(memory, [this, bytes, on_host](void* p) {
                   drain();
                   if (!health().ok()) return;
                   on_host ? pinned_free(p) : device_free(p);
@@ -130,7 +134,8 @@ ConstView CudaBackend::adopt(ConstView host) {
   const int64_t bytes = static_cast<int64_t>(host.size_bytes());
   void* memory = device_malloc(std::max<int64_t>(bytes, kAlign));
   if (memory == nullptr) {
-    report_cuda_error(2, "out of device memory while loading weights: cudaMalloc", __FILE__, __LINE__);
+    report_cuda_error(2, "out of device memory while loading weights: cudaMalloc", __FILE__,
+                      __LINE__);
     return ConstView(nullptr, host.dtype(), host.shape());
   }
   adopted_.push_back(memory);
@@ -148,7 +153,8 @@ void CudaBackend::upload(View dst, const void* src) {
     std::memcpy(turn().pinned + offset, src, bytes);
     src = turn().pinned + offset;
   }
-  copy_async(dst.raw(), src, bytes, stream_);  // from pageable memory this returns when the bytes are taken
+  copy_async(dst.raw(), src, bytes,
+             stream_);  // from pageable memory this returns when the bytes are taken
   if (synchronous_) synchronize(stream_);
 }
 
@@ -158,7 +164,8 @@ void CudaBackend::download(void* dst, ConstView src) {
   if (src.contiguous()) {
     copy_async(dst, src.raw(), static_cast<int64_t>(src.size_bytes()), stream_);
   } else if (const int64_t stride = row_stride(src); stride >= 0) {
-    copy_rows_async(dst, src.dim(-1) * size, src.raw(), stride * size, src.dim(-1) * size, num_rows(src), stream_);
+    copy_rows_async(dst, src.dim(-1) * size, src.raw(), stride * size, src.dim(-1) * size,
+                    num_rows(src), stream_);
   } else {
     for (int64_t i = 0; i < src.dim(0); ++i) {
       const ConstView part = src[i];
@@ -191,7 +198,8 @@ void* CudaBackend::scratch(int64_t bytes) {
   scratch_ = device_malloc(scratch_held_);
   scratch_bytes_ += scratch_held_;
   if (scratch_ == nullptr) {
-    report_cuda_error(2, "out of device memory for an op's scratch: cudaMalloc", __FILE__, __LINE__);
+    report_cuda_error(2, "out of device memory for an op's scratch: cudaMalloc", __FILE__,
+                      __LINE__);
   }
   return scratch_;
 }
@@ -218,7 +226,8 @@ const void* CudaBackend::staged(const void* host, int64_t bytes) {
   }
   void* device = device_malloc(bytes);
   if (device == nullptr) {
-    report_cuda_error(2, "out of device memory for a step's arrays: cudaMalloc", __FILE__, __LINE__);
+    report_cuda_error(2, "out of device memory for a step's arrays: cudaMalloc", __FILE__,
+                      __LINE__);
     return nullptr;
   }
   turn().extra_device.push_back(device);
@@ -226,7 +235,8 @@ const void* CudaBackend::staged(const void* host, int64_t bytes) {
   return device;
 }
 
-void CudaBackend::fetch(const void* device, int64_t bytes, std::function<void(const void* host)> then) {
+void CudaBackend::fetch(const void* device, int64_t bytes,
+                        std::function<void(const void* host)> then) {
   const int64_t offset = take(turn(), bytes);
   char* pinned = turn().pinned + offset;
   if (offset < 0) {
@@ -277,7 +287,8 @@ void CudaBackend::wait_for(Event event) {
     if (!health().ok()) break;
     if (round < 2000) continue;  // a step takes milliseconds; the first moments are worth a core
     std::this_thread::sleep_for(std::chrono::microseconds(20));
-    const auto waited = std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
+    const auto waited =
+        std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
     if (step_timeout_ms_ > 0 && waited > step_timeout_ms_) {
       report_cuda_error(702, "a step that did not end in time: cudaEventQuery", __FILE__, __LINE__);
       break;
@@ -329,7 +340,8 @@ DeviceMemory CudaBackend::memory() const {
   out.tensors = allocated_bytes_;
   out.scratch = scratch_bytes_;
   if (loaded_ && health().ok()) {
-    out.driver = info_.free_bytes - free_when_loaded_ - weight_bytes_ - loaded_tensor_bytes_ - scratch_bytes_;
+    out.driver = info_.free_bytes - free_when_loaded_ - weight_bytes_ - loaded_tensor_bytes_ -
+                 scratch_bytes_;
     out.changed = free_when_loaded_ - free_device_bytes(info_.free_bytes);
   }
   return out;
@@ -355,7 +367,7 @@ std::unique_ptr<Backend> make_emulated_backend() {
 #else
 bool cuda_in_this_build() { return true; }
 
-Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaOptions& options) {
+Result<std::unique_ptr<Backend> > make_cuda_backend(const CudaOptions& options) {
   VIDERE_ASSIGN_OR_RETURN(cuda::DeviceInfo info, cuda::open_device(options.device));
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(options, std::move(info)));
 }

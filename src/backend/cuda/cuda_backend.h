@@ -1,6 +1,7 @@
-// The backend on one NVIDIA GPU. All work goes to one stream in call order; nothing waits for the host but
-// `download` and `wait`. The ops live by family in norm.cu, linear.cu, conv.cu, ssm.cu, attention.cu, vision.cu,
-// rows.cu and sample.cu, as the CPU's do; kernel.h says what kernels are written with.
+// The backend on one NVIDIA GPU. All work goes to one stream in call order; nothing waits for the
+// host but `download` and `wait`. The ops live by family in norm.cu, linear.cu, conv.cu, ssm.cu,
+// attention.cu, vision.cu, rows.cu and sample.cu, as the CPU's do; kernel.h says what kernels are
+// written with.
 #pragma once
 
 #include <deque>
@@ -80,8 +81,8 @@ class CudaBackend final : public Backend {
 
  private:
   void run_linear(View out, const Operand& x, const Weight& weight, bool relu2);
-  /// Device memory of one op: its content lasts until the next op takes scratch. 256-byte aligned. Grows only
-  /// before finish_loading (a warm-up of the largest sizes comes first).
+  /// Device memory of one op: its content lasts until the next op takes scratch. 256-byte aligned.
+  /// Grows only before finish_loading (a warm-up of the largest sizes comes first).
   void* scratch(int64_t bytes);
   /// A small host array on the device, for kernels of this step; from the ring of the step's turn.
   const void* staged(const void* host, int64_t bytes);
@@ -89,8 +90,8 @@ class CudaBackend final : public Backend {
   const T* staged(std::span<const T> host) {
     return static_cast<const T*>(staged(host.data(), static_cast<int64_t>(host.size_bytes())));
   }
-  /// Device results that the host wants: `bytes` from `device` lie in the returned pinned memory once the next ticket
-  /// is done; `then` runs inside `wait` of that ticket.
+  /// Device results that the host wants: `bytes` from `device` lie in the returned pinned memory
+  /// once the next ticket is done; `then` runs inside `wait` of that ticket.
   void fetch(const void* device, int64_t bytes, std::function<void(const void* host)> then);
 #if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)
   /// Queues a kernel.
@@ -103,7 +104,8 @@ class CudaBackend final : public Backend {
   }
 #endif
 
-  /// Host and device memory for what a step sends and fetches; turns are reused when their step is done.
+  /// Host and device memory for what a step sends and fetches; turns are reused when their step is
+  /// done.
   struct Turn {
     char* pinned = nullptr;
     char* device = nullptr;
@@ -122,12 +124,13 @@ class CudaBackend final : public Backend {
 
   class Loader;
 
-  /// Blocks until `event` has passed, the device has failed, or a step's time is over, which is a failure too.
+  /// Blocks until `event` has passed, the device has failed, or a step's time is over, which is a
+  /// failure too.
   void wait_for(Event event);
   /// The same for all that is queued.
   void drain();
-  /// The driver's queue is finite, and a launch into a full one waits for ever when the device hangs: no more is
-  /// queued than fits.
+  /// The driver's queue is finite, and a launch into a full one waits for ever when the device
+  /// hangs: no more is queued than fits.
   void keep_pace();
 
   Turn& turn() { return turns_[current_]; }
@@ -152,19 +155,22 @@ class CudaBackend final : public Backend {
   uint64_t num_launched_ = 0;
   Event marks_[2] = {}, drained_{};
   int64_t free_when_loaded_ = 0, loaded_tensor_bytes_ = 0;
-  // States that the last run of these ops wrote: one that comes again at once may not be fetched early.
+  // States that the last run of these ops wrote: one that comes again at once may not be fetched
+  // early.
   const void *last_conv_ = nullptr, *last_scan_ = nullptr;
   std::unique_ptr<CublasLt> cublas_;
   std::unique_ptr<Loader> loader_;  // while weights are adopted
 };
 
-/// Address of row `i` of a view of [..., width], counted over all outer dims, as two numbers a kernel can use
-/// when the outer dims can be walked with one stride (contiguous but for the last); -1 when they cannot.
+/// Address of row `i` of a view of [..., width], counted over all outer dims, as two numbers a
+/// kernel can use when the outer dims can be walked with one stride (contiguous but for the last);
+/// -1 when they cannot.
 inline int64_t row_stride(const ConstView& view) {
   if (view.rank() <= 1) return view.numel();
   int64_t stride = view.stride(view.rank() - 2);
   for (int axis = view.rank() - 3; axis >= 0; --axis) {
-    if (view.dim(axis) != 1 && view.stride(axis) != view.stride(axis + 1) * view.dim(axis + 1)) return -1;
+    if (view.dim(axis) != 1 && view.stride(axis) != view.stride(axis + 1) * view.dim(axis + 1))
+      return -1;
   }
   return stride;
 }
@@ -174,7 +180,8 @@ inline int64_t num_rows(const ConstView& view) {
 /// Whether every row of `view` starts at a multiple of `bytes` and holds whole ones.
 inline bool aligned_rows(const ConstView& view, int bytes) {
   const int64_t size = static_cast<int64_t>(dtype_size(view.dtype()));
-  if (reinterpret_cast<uintptr_t>(view.raw()) % bytes != 0 || view.dim(-1) * size % bytes != 0) return false;
+  if (reinterpret_cast<uintptr_t>(view.raw()) % bytes != 0 || view.dim(-1) * size % bytes != 0)
+    return false;
   for (int axis = 0; axis < view.rank() - 1; ++axis) {
     if (view.dim(axis) > 1 && view.stride(axis) * size % bytes != 0) return false;
   }

@@ -27,8 +27,8 @@ enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
 struct Fiber {
   EmulatedThread thread;
   State state = State::kDone;
-  uint32_t lanes = 0;   // of the warp barrier it waits at
-  unsigned turn = 0;    // exchanges so far, for the buffer's half
+  uint32_t lanes = 0;  // of the warp barrier it waits at
+  unsigned turn = 0;   // exchanges so far, for the buffer's half
   bool started = false;
   jmp_buf here;
   ucontext_t begin;
@@ -232,7 +232,9 @@ uint32_t emulated_transpose8x8(uint32_t pair) {
   const int lane = emulated_lane(), g = lane / 4, t = lane % 4;
   const uint32_t words[4] = {pair, 0, 0, 0};
   const uint32_t* all = emulated_exchange(0xffffffffu, words);
-  const auto element = [&](int i, int j) { return all[4 * (4 * i + j / 2)] >> (16 * (j % 2)) & 0xffff; };
+  const auto element = [&](int i, int j) {
+    return all[4 * (4 * i + j / 2)] >> (16 * (j % 2)) & 0xffff;
+  };
   return element(2 * t, g) | element(2 * t + 1, g) << 16;
 }
 

@@ -1,6 +1,7 @@
-// Runs CUDA kernels on the host, for tests: every thread of a block is a fiber that runs until it meets a
-// barrier or a warp exchange. Blocks run one after another; threads in rising and falling order by
-// turns, so that a missing barrier shows. Stands in for the names of CUDA C++ that kernels use.
+// Runs CUDA kernels on the host, for tests: every thread of a block is a fiber that runs until it
+// meets a barrier or a warp exchange. Blocks run one after another; threads in rising and falling
+// order by turns, so that a missing barrier shows. Stands in for the names of CUDA C++ that kernels
+// use.
 #pragma once
 
 #include <algorithm>
@@ -29,12 +30,24 @@ struct dim3 {
   dim3(X x_, Y y_ = 1, Z z_ = 1)  // NOLINT: as CUDA's
       : x(static_cast<unsigned>(x_)), y(static_cast<unsigned>(y_)), z(static_cast<unsigned>(z_)) {}
 };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -88,7 +101,9 @@ T emulated_shuffle(uint32_t lanes, T value, int source) {
 #define gridDim (::videre::cuda::emulated_grid.grid)
 
 inline void __syncthreads() { ::videre::cuda::emulated_block_barrier(); }
-inline void __syncwarp(unsigned lanes = 0xffffffffu) { ::videre::cuda::emulated_warp_barrier(lanes); }
+inline void __syncwarp(unsigned lanes = 0xffffffffu) {
+  ::videre::cuda::emulated_warp_barrier(lanes);
+}
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 template <typename T>
@@ -101,11 +116,13 @@ T __shfl_xor_sync(unsigned lanes, T value, int mask) {
 }
 template <typename T>
 T __shfl_down_sync(unsigned lanes, T value, unsigned delta) {
-  return ::videre::cuda::emulated_shuffle(lanes, value, ::videre::cuda::emulated_lane() + static_cast<int>(delta));
+  return ::videre::cuda::emulated_shuffle(
+      lanes, value, ::videre::cuda::emulated_lane() + static_cast<int>(delta));
 }
 template <typename T>
 T __shfl_up_sync(unsigned lanes, T value, unsigned delta) {
-  return ::videre::cuda::emulated_shuffle(lanes, value, ::videre::cuda::emulated_lane() - static_cast<int>(delta));
+  return ::videre::cuda::emulated_shuffle(
+      lanes, value, ::videre::cuda::emulated_lane() - static_cast<int>(delta));
 }
 inline unsigned __ballot_sync(unsigned lanes, int predicate) {
   const uint32_t words[4] = {predicate != 0 ? 1u : 0u, 0, 0, 0};
@@ -116,22 +133,52 @@ inline unsigned __ballot_sync(unsigned lanes, int predicate) {
   }
   return out;
 }
-inline int __any_sync(unsigned lanes, int predicate) { return __ballot_sync(lanes, predicate) != 0; }
-inline int __all_sync(unsigned lanes, int predicate) { return __ballot_sync(lanes, predicate) == lanes; }
+inline int __any_sync(unsigned lanes, int predicate) {
+  return __ballot_sync(lanes, predicate) != 0;
+}
+inline int __all_sync(unsigned lanes, int predicate) {
+  return __ballot_sync(lanes, predicate) == lanes;
+}
 template <typename T>
-T __ldg(const T* p) { return *p; }
+T __ldg(const T* p) {
+  return *p;
+}
 template <typename T>
-T atomicAdd(T* p, T value) { const T old = *p; *p = old + value; return old; }
+T atomicAdd(T* p, T value) {
+  const T old = *p;
+  *p = old + value;
+  return old;
+}
 template <typename T>
-T atomicMax(T* p, T value) { const T old = *p; *p = std::max(old, value); return old; }
+T atomicMax(T* p, T value) {
+  const T old = *p;
+  *p = std::max(old, value);
+  return old;
+}
 template <typename T>
-T atomicMin(T* p, T value) { const T old = *p; *p = std::min(old, value); return old; }
+T atomicMin(T* p, T value) {
+  const T old = *p;
+  *p = std::min(old, value);
+  return old;
+}
 template <typename T>
-T atomicExch(T* p, T value) { const T old = *p; *p = value; return old; }
+T atomicExch(T* p, T value) {
+  const T old = *p;
+  *p = value;
+  return old;
+}
 template <typename T>
-T atomicCAS(T* p, T expected, T value) { const T old = *p; if (old == expected) *p = value; return old; }
+T atomicCAS(T* p, T expected, T value) {
+  const T old = *p;
+  if (old == expected) *p = value;
+  return old;
+}
 template <typename T>
-T atomicOr(T* p, T value) { const T old = *p; *p = old | value; return old; }
+T atomicOr(T* p, T value) {
+  const T old = *p;
+  *p = old | value;
+  return old;
+}
 inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
@@ -145,7 +192,9 @@ inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __frcp_rn(float x) { return 1.0f / x; }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
-inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(uint64_t{a} * b >> 32); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(uint64_t{a} * b >> 32);
+}
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;
   unsigned out = 0;
@@ -154,8 +203,14 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   }
   return out;
 }
-inline float __fmul_rn(float a, float b) { volatile float out = a * b; return out; }
-inline float __fadd_rn(float a, float b) { volatile float out = a + b; return out; }
+inline float __fmul_rn(float a, float b) {
+  volatile float out = a * b;
+  return out;
+}
+inline float __fadd_rn(float a, float b) {
+  volatile float out = a + b;
+  return out;
+}
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 using std::max;
 using std::min;

@@ -1,7 +1,8 @@
-// What kernels are written with: types, conversions, warp exchanges, copies and tensor-core products,
-// and `launch`. Compiled by nvcc these are the GPU's own instructions; compiled by the host's compiler
-// (VIDERE_CUDA_EMULATED, emulator.h) the same kernels run on a CPU, thread by thread, so that tests and
-// sanitizers reach them on machines without a card. A kernel uses nothing that is not here.
+// What kernels are written with: types, conversions, warp exchanges, copies and tensor-core
+// products, and `launch`. Compiled by nvcc these are the GPU's own instructions; compiled by the
+// host's compiler (VIDERE_CUDA_EMULATED, emulator.h) the same kernels run on a CPU, thread by
+// thread, so that tests and sanitizers reach them on machines without a card. A kernel uses nothing
+// that is not here.
 //
 // Kernels take raw pointers and sizes; they see neither Tensor nor Config.
 #pragma once
@@ -46,8 +47,7 @@ void report_cuda_error(int error, const char* what, const char* file, int line);
 
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), const LaunchShape& shape, Stream, A&&... args) {
-  emulate(shape.grid, shape.block, shape.shared_bytes,
-          [&] { kernel(static_cast<P>(args)...); });
+  emulate(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(static_cast<P>(args)...); });
 }
 
 inline void wait_for_previous() {}
@@ -73,8 +73,8 @@ inline float fast_exp(float x) { return std::exp(x); }
 inline float fast_exp2(float x) { return std::exp2(x); }
 
 /// D += A B of 16x8x16 tiles, bf16 in, float out; fragments as PTX lays them out:
-///   a[0] (g, 2t..), a[1] (g+8, 2t..), a[2] (g, 2t+8..), a[3] (g+8, 2t+8..); b[0] (2t.., g), b[1] (2t+8.., g);
-///   d[0], d[1] (g, 2t..), d[2], d[3] (g+8, 2t..), with g = lane / 4, t = lane % 4.
+///   a[0] (g, 2t..), a[1] (g+8, 2t..), a[2] (g, 2t+8..), a[3] (g+8, 2t+8..); b[0] (2t.., g), b[1]
+///   (2t+8.., g); d[0], d[1] (g, 2t..), d[2], d[3] (g+8, 2t..), with g = lane / 4, t = lane % 4.
 inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   emulated_mma_bf16(d, a, b);
 }
@@ -82,11 +82,14 @@ inline void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 inline void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   emulated_mma_f16(d, a, b);
 }
-/// Lanes hold an 8x8 matrix of 16-bit elements, lane (g, t) those at (g, 2t), (g, 2t+1); gives its transpose.
+/// Lanes hold an 8x8 matrix of 16-bit elements, lane (g, t) those at (g, 2t), (g, 2t+1); gives its
+/// transpose.
 inline uint32_t transpose8x8(uint32_t pair) { return emulated_transpose8x8(pair); }
 /// Two floats as half precision, cut off at its largest value.
 inline uint32_t pack_half(float low, float high) {
-  const auto part = [](float v) { return static_cast<_Float16>(std::clamp(v, -65504.0f, 65504.0f)); };
+  const auto part = [](float v) {
+    return static_cast<_Float16>(std::clamp(v, -65504.0f, 65504.0f));
+  };
   return std::bit_cast<uint16_t>(part(low)) | uint32_t{std::bit_cast<uint16_t>(part(high))} << 16;
 }
 /// Two e4m3 codes (low byte first) as a pair of half precision: exact.
@@ -101,7 +104,9 @@ inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[
 /// Four 8x8 matrices of 16-bit elements from shared memory: lane i names row i % 8 of matrix i / 8
 /// (16 bytes); lane gets elements (g, 2t), (g, 2t+1) of each, or of its transpose.
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) { emulated_ldmatrix4(r, row, false); }
-inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) { emulated_ldmatrix4(r, row, true); }
+inline void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
+  emulated_ldmatrix4(r, row, true);
+}
 
 /// 16 bytes from global to shared memory, later; `valid` false writes zeros. Both 16-byte aligned.
 inline void copy_async16(void* shared, const void* global, bool valid = true) {
@@ -125,7 +130,8 @@ inline void store_stream16(void* global, uint4 value) { *static_cast<uint4*>(glo
 
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, A&&... args) {
-  if (shape.shared_bytes > 40 * 1024) {  // with what the kernel declares itself, more than the 48 KiB that need no leave
+  if (shape.shared_bytes >
+      40 * 1024) {  // with what the kernel declares itself, more than the 48 KiB that need no leave
     const cudaError_t error =
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                              cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
@@ -177,7 +183,8 @@ __device__ __forceinline__ float2 unpack_e4m3(uint16_t codes) {
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(codes));
   float2 out;
   asm("{.reg .f16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
-      : "=f"(out.x), "=f"(out.y) : "r"(halves));
+      : "=f"(out.x), "=f"(out.y)
+      : "r"(halves));
   return out;
 }
 #else
@@ -261,7 +268,8 @@ __device__ __forceinline__ uint32_t e4m3_pair_to_half(uint16_t codes) {
   uint32_t out;
 #if __CUDA_ARCH__ >= 890 || !defined(__CUDA_ARCH__)
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(out) : "h"(codes));
-#else  // the bits moved into place, then 2^8 for the exponents' different biases; NaN comes out as 480
+#else  // the bits moved into place, then 2^8 for the exponents' different biases; NaN comes out as
+       // 480
   const uint32_t wide = (codes & 0xffu) << 8 | (codes & 0xff00u) << 16;
   const uint32_t bits = (wide & 0x80008000u) | ((wide >> 1) & 0x3f803f80u);
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(bits), "r"(0x5c005c00u));
@@ -274,18 +282,23 @@ __device__ __forceinline__ uint32_t shared_address(const void* shared) {
 __device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row)) : "memory");
+               : "r"(shared_address(row))
+               : "memory");
 }
 __device__ __forceinline__ void ldmatrix4_transposed(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row)) : "memory");
+               : "r"(shared_address(row))
+               : "memory");
 }
 __device__ __forceinline__ void copy_async16(void* shared, const void* global, bool valid = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-               "l"(global), "r"(valid ? 16 : 0) : "memory");
+               "l"(global), "r"(valid ? 16 : 0)
+               : "memory");
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -294,18 +307,23 @@ __device__ __forceinline__ void wait_copies() {
 __device__ __forceinline__ uint4 load_once16(const void* global) {
   uint4 out;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global) : "memory");
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(global)
+               : "memory");
   return out;
 }
 __device__ __forceinline__ uint4 load_stream16(const void* global) {
   uint4 out;
   asm volatile("ld.global.cs.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w) : "l"(global) : "memory");
+               : "=r"(out.x), "=r"(out.y), "=r"(out.z), "=r"(out.w)
+               : "l"(global)
+               : "memory");
   return out;
 }
 __device__ __forceinline__ void store_stream16(void* global, uint4 value) {
-  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global),
-               "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w) : "memory");
+  asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(global), "r"(value.x), "r"(value.y),
+               "r"(value.z), "r"(value.w)
+               : "memory");
 }
 
 #define VIDERE_DYNAMIC_SHARED(name) extern __shared__ __align__(128) char name[]
@@ -336,7 +354,8 @@ __device__ __forceinline__ T rounded(float value) {
 
 #endif
 
-/// A parameter of any float dtype, read an element at a time; the branch is the same for all threads.
+/// A parameter of any float dtype, read an element at a time; the branch is the same for all
+/// threads.
 struct FloatReader {
   const void* data = nullptr;
   DType dtype = DType::kF32;
@@ -362,8 +381,8 @@ __device__ __forceinline__ float warp_max(float value) {
   }
   return value;
 }
-/// Over all threads of the block (a multiple of a warp, <= 1024), the same in each. `shared` holds 32 floats,
-/// free to reuse after the next __syncthreads.
+/// Over all threads of the block (a multiple of a warp, <= 1024), the same in each. `shared` holds
+/// 32 floats, free to reuse after the next __syncthreads.
 __device__ __forceinline__ float block_sum(float value, float* shared) {
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   value = warp_sum(value);

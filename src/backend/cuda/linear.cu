@@ -155,16 +155,17 @@ enum class Way { kRow, kDecode, kLibrary, kGemm };
 
 constexpr int64_t kMaxDecodeWeights = int64_t{1} << 36;  // its counts are ints
 
-// Rows of bf16 weights from which the library reads them faster than linear_decode.cu: measured on an H200, where at
-// 16 rows both take the same 60 us for 20480 x 5120, and at 32 the library 59 to its 68.
+// Rows of bf16 weights from which the library reads them faster than linear_decode.cu: measured on
+// an H200, where at 16 rows both take the same 60 us for 20480 x 5120, and at 32 the library 59 to
+// its 68.
 constexpr int64_t kLibraryRows = 12;
-// Outputs from which linear_row.cu's short blocks cost it nothing: there it read 132096 x 5120 at 4.46 TB/s where
-// linear_decode.cu did at 4.15, but 5120 x 10240 at 2.6 against 3.4.
+// Outputs from which linear_row.cu's short blocks cost it nothing: there it read 132096 x 5120
+// at 4.46 TB/s where linear_decode.cu did at 4.15, but 5120 x 10240 at 2.6 against 3.4.
 constexpr int64_t kRowColumns = 1 << 16;
 
-// For bf16 rows and weights in whole pieces. While rows are few the weight's bytes are all that counts;
-// so they are for 8- and 4-bit weights a second or third time, against a tile of 128 rows that is
-// half empty. cuBLASLt wants bf16 weights, aligned rows of out and a bias of out's type.
+// For bf16 rows and weights in whole pieces. While rows are few the weight's bytes are all that
+// counts; so they are for 8- and 4-bit weights a second or third time, against a tile of 128 rows
+// that is half empty. cuBLASLt wants bf16 weights, aligned rows of out and a bias of out's type.
 Way choose(Stored stored, const LinearArgs& args, bool has_library) {
   if (args.n * args.k > kMaxDecodeWeights) return Way::kGemm;
   if (stored == Stored::kBF16 && args.rows <= kRowRows && args.n >= kRowColumns) return Way::kRow;

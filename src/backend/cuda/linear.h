@@ -61,7 +61,8 @@ __device__ __forceinline__ void store_out(const LinearArgs& p, int64_t row, int6
   if (p.out_is_float && !std::is_same_v<T, float>) {
     static_cast<float*>(p.out)[at] = value;
   } else {
-    static_cast<T*>(p.out)[at] = rounded<T>(p.relu2 ? relu2_of(float_of(rounded<T>(value))) : value);
+    static_cast<T*>(p.out)[at] =
+        rounded<T>(p.relu2 ? relu2_of(float_of(rounded<T>(value))) : value);
   }
 }
 

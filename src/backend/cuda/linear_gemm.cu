@@ -209,7 +209,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     if (row >= p.rows) break;
     const float4 sum = *reinterpret_cast<const float4*>(met + line * kSumPitch + 4 * quad);
     float values[4] = {sum.x * scales[0] + biases[0], sum.y * scales[1] + biases[1],
-                             sum.z * scales[2] + biases[2], sum.w * scales[3] + biases[3]};
+                       sum.z * scales[2] + biases[2], sum.w * scales[3] + biases[3]};
     if (p.relu2) {
 #pragma unroll
       for (float& value : values) value = relu2_of(float_of(bf16_of(value)));

@@ -1,11 +1,12 @@
-// Linear for one or two rows of bf16 x by bf16 weights: a decode step of one stream, where nothing counts but the
-// weight's bytes.
+// Linear for one or two rows of bf16 x by bf16 weights: a decode step of one stream, where nothing
+// counts but the weight's bytes.
 //
-// A warp makes kOutputs neighbouring outputs of each row: its lanes take 16 bytes each of a weight row, 512 next to each
-// other, kAhead such pieces of each row under way while the ones before are multiplied; products and sums are in float,
-// on the plain units, which have time to spare. x, at most 80 KB, comes from L1. The first pieces are asked for
-// before the kernel that writes x is done. Longer runs in memory than linear_decode.cu's tiles of 16 rows, hence nearer to
-// the memory's speed. Bound by the weight's bytes.
+// A warp makes kOutputs neighbouring outputs of each row: its lanes take 16 bytes each of a weight
+// row, 512 next to each other, kAhead such pieces of each row under way while the ones before are
+// multiplied; products and sums are in float, on the plain units, which have time to spare. x, at
+// most 80 KB, comes from L1. The first pieces are asked for before the kernel that writes x is
+// done. Longer runs in memory than linear_decode.cu's tiles of 16 rows, hence nearer to the
+// memory's speed. Bound by the weight's bytes.
 #include "backend/cuda/linear.h"
 
 namespace videre::cuda {
@@ -32,7 +33,8 @@ __global__ void __launch_bounds__(kThreads) row_kernel(LinearArgs p) {
   const uint4* weight[kOutputs];
 #pragma unroll
   for (int o = 0; o < kOutputs; ++o) {  // past the last row it is read again; nobody takes its sum
-    weight[o] = reinterpret_cast<const uint4*>(p.weight + min(first + o, p.n - 1) * p.weight_stride);
+    weight[o] =
+        reinterpret_cast<const uint4*>(p.weight + min(first + o, p.n - 1) * p.weight_stride);
   }
   uint4 ahead[kOutputs][kAhead];
   const auto load = [&](int at) {
@@ -64,8 +66,8 @@ __global__ void __launch_bounds__(kThreads) row_kernel(LinearArgs p) {
       if (piece >= pieces) continue;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const uint4 x =
-            *reinterpret_cast<const uint4*>(static_cast<const BF16*>(p.x) + r * p.x_stride + 8 * piece);
+        const uint4 x = *reinterpret_cast<const uint4*>(static_cast<const BF16*>(p.x) +
+                                                        r * p.x_stride + 8 * piece);
 #pragma unroll
         for (int o = 0; o < kOutputs; ++o) sums[r][o] = dot(now[o][a], x, sums[r][o]);
       }

@@ -16,10 +16,10 @@ Status first_failure;
 
 }  // namespace
 
-#define VIDERE_CUDA(call)                                                              \
-  do {                                                                                 \
-    if (const cudaError_t error_ = (call); error_ != cudaSuccess)                      \
-      report_cuda_error(error_, #call, __FILE__, __LINE__);                            \
+#define VIDERE_CUDA(call)                                         \
+  do {                                                            \
+    if (const cudaError_t error_ = (call); error_ != cudaSuccess) \
+      report_cuda_error(error_, #call, __FILE__, __LINE__);       \
   } while (0)
 
 void report_cuda_error(int error, const char* what, const char* file, int line) {
@@ -28,8 +28,10 @@ void report_cuda_error(int error, const char* what, const char* file, int line) 
   const auto code = static_cast<cudaError_t>(error);
   const std::lock_guard lock(health_mutex);
   if (!first_failure.ok()) return;
-  first_failure = make_error(ErrorCode::kUnavailable, "", "CUDA: {} failed at {}:{}: {} ({}); the process must be "
-                             "started again", what, name, line, cudaGetErrorString(code), cudaGetErrorName(code));
+  first_failure = make_error(ErrorCode::kUnavailable, "",
+                             "CUDA: {} failed at {}:{}: {} ({}); the process must be "
+                             "started again",
+                             what, name, line, cudaGetErrorString(code), cudaGetErrorName(code));
   log_error("{}", first_failure.error().message);
 }
 
@@ -43,21 +45,24 @@ Result<int> count_devices() {
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
   if (driver == 0) {
-    return make_error(ErrorCode::kUnavailable, "--device",
-                      "no NVIDIA driver was found on this machine (libcuda.so.1); install it, or run on the CPU "
-                      "with --device cpu");
+    return make_error(
+        ErrorCode::kUnavailable, "--device",
+        "no NVIDIA driver was found on this machine (libcuda.so.1); install it, or run on the CPU "
+        "with --device cpu");
   }
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);
   if (error == cudaErrorInsufficientDriver) {
     return make_error(ErrorCode::kUnavailable, "--device",
-                      "the NVIDIA driver knows CUDA {}.{}, and this build needs {}.{}; update the driver, or run on "
+                      "the NVIDIA driver knows CUDA {}.{}, and this build needs {}.{}; update the "
+                      "driver, or run on "
                       "the CPU with --device cpu",
                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   }
   if (error != cudaSuccess || count == 0) {
     return make_error(ErrorCode::kUnavailable, "--device",
-                      "no NVIDIA card can be used ({}); see what CUDA_VISIBLE_DEVICES allows, or run on the CPU with "
+                      "no NVIDIA card can be used ({}); see what CUDA_VISIBLE_DEVICES allows, or "
+                      "run on the CPU with "
                       "--device cpu",
                       error == cudaSuccess ? "none is visible" : cudaGetErrorString(error));
   }
@@ -67,8 +72,8 @@ Result<int> count_devices() {
 Result<DeviceInfo> open_device(int device) {
   VIDERE_ASSIGN_OR_RETURN(const int count, count_devices());
   if (device < 0 || device >= count) {
-    return make_error(ErrorCode::kInvalidArgument, "--device", "card {} was asked for, and {} can be seen", device,
-                      count);
+    return make_error(ErrorCode::kInvalidArgument, "--device",
+                      "card {} was asked for, and {} can be seen", device, count);
   }
   cudaDeviceProp properties;
   size_t free_bytes = 0, total_bytes = 0;
@@ -93,7 +98,8 @@ Result<DeviceInfo> open_device(int device) {
 
 int64_t free_device_bytes(int64_t when_opened) {
   size_t free_bytes = 0, total_bytes = 0;
-  return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? static_cast<int64_t>(free_bytes) : when_opened;
+  return cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess ? static_cast<int64_t>(free_bytes)
+                                                                  : when_opened;
 }
 
 void* device_malloc(int64_t bytes) {
@@ -122,12 +128,14 @@ Stream make_stream() {
 void destroy_stream(Stream stream) { cudaStreamDestroy(stream); }
 void synchronize(Stream stream) { VIDERE_CUDA(cudaStreamSynchronize(stream)); }
 void copy_async(void* dst, const void* src, int64_t bytes, Stream stream) {
-  if (bytes > 0) VIDERE_CUDA(cudaMemcpyAsync(dst, src, static_cast<size_t>(bytes), cudaMemcpyDefault, stream));
+  if (bytes > 0)
+    VIDERE_CUDA(cudaMemcpyAsync(dst, src, static_cast<size_t>(bytes), cudaMemcpyDefault, stream));
 }
-void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch, int64_t row_bytes,
-                     int64_t rows, Stream stream) {
+void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch,
+                     int64_t row_bytes, int64_t rows, Stream stream) {
   if (row_bytes == 0 || rows == 0) return;
-  VIDERE_CUDA(cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, row_bytes, rows, cudaMemcpyDefault, stream));
+  VIDERE_CUDA(cudaMemcpy2DAsync(dst, dst_pitch, src, src_pitch, row_bytes, rows, cudaMemcpyDefault,
+                                stream));
 }
 void set_async(void* dst, int byte, int64_t bytes, Stream stream) {
   if (bytes > 0) VIDERE_CUDA(cudaMemsetAsync(dst, byte, static_cast<size_t>(bytes), stream));

@@ -1,7 +1,8 @@
-// What Videre asks of the CUDA runtime: memory, copies, events, recorded graphs. runtime.cc calls the
-// library (linked statically; it opens the driver at run time, so the binary starts without one);
-// runtime_emulated.cc does the same on the host for tests. Failures go to `report_cuda_error`, which keeps the first one
-// for `Backend::health`; after that nothing is queued any more.
+// What Videre asks of the CUDA runtime: memory, copies, events, recorded graphs. runtime.cc calls
+// the library (linked statically; it opens the driver at run time, so the binary starts without
+// one); runtime_emulated.cc does the same on the host for tests. Failures go to
+// `report_cuda_error`, which keeps the first one for `Backend::health`; after that nothing is
+// queued any more.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +42,8 @@ Stream make_stream();
 void destroy_stream(Stream stream);
 void synchronize(Stream stream);
 void copy_async(void* dst, const void* src, int64_t bytes, Stream stream);  // any direction
-void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch, int64_t row_bytes,
-                     int64_t rows, Stream stream);
+void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch,
+                     int64_t row_bytes, int64_t rows, Stream stream);
 void set_async(void* dst, int byte, int64_t bytes, Stream stream);
 
 Event make_event();
