@@ -21,8 +21,9 @@ struct EngineOptions {
   std::string chat_template;  ///< file or text; "" = the checkpoint's
   std::string chat_template_content_format = "auto";
   std::string dtype = "auto";  ///< auto, bfloat16, float32 (float, half and float16 are refused)
-  std::string load_format = "auto";  ///< auto, safetensors; dummy: random weights of the config's sizes
-  std::string quantization;    ///< "", modelopt, modelopt_fp4; must agree with the checkpoint
+  std::string load_format =
+      "auto";                ///< auto, safetensors; dummy: random weights of the config's sizes
+  std::string quantization;  ///< "", modelopt, modelopt_fp4; must agree with the checkpoint
   /// Round what FP8 and NVFP4 linears read as tensor cores do; the CPU otherwise reads it as it is.
   bool quantized_activations = false;
   std::string device = "auto";             ///< auto, cpu, cuda
@@ -38,7 +39,7 @@ struct EngineOptions {
   std::string mamba_ssm_cache_dtype = "auto";
   bool enable_chunked_prefill = true;
   bool async_scheduling = true;  ///< launch step n before the values of step n-1 are read
-  bool pad_steps = false;        ///< pad decode steps to a few sizes, as on a device that records them
+  bool pad_steps = false;  ///< pad decode steps to a few sizes, as on a device that records them
   bool enforce_eager = false;    ///< CUDA: never record steps into graphs
   int max_waiting_requests = 0;  ///< 0 = 4 * max_num_seqs
   int max_logprobs = 20;
@@ -161,7 +162,8 @@ struct EngineStats {
   int64_t num_preemptions = 0, prompt_tokens = 0, generation_tokens = 0, num_steps = 0;
   int64_t encoder_cache_queries = 0, encoder_cache_hits = 0;
   int64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
-  int64_t device_memory_change = 0;  ///< bytes of a GPU's free memory gone since ready, to any program
+  int64_t device_memory_change =
+      0;  ///< bytes of a GPU's free memory gone since ready, to any program
 };
 
 using LoadProgress = std::function<void(const std::string& stage, double fraction)>;
