@@ -39,7 +39,7 @@ class Async(unittest.IsolatedAsyncioTestCase):
                 ticks += 1
 
         task = asyncio.create_task(tick())
-        await self.llm.generate("a", greedy(200, ignore_eos=True))
+        await self.llm.generate("a", greedy(3000, ignore_eos=True))
         task.cancel()
         self.assertGreater(ticks, 3)
 
