@@ -4,21 +4,15 @@
 // that bounds, TFLOP/s (of what is not masked) where operations do. decode/CACHE/SEQUENCES/CONTEXT,
 // prefill/CACHE/SEQUENCES/ROWS/CONTEXT, append/CACHE/ROWS,
 // mixed/DECODING/ROWS/CONTEXT, tiles/TILES.
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "backend/cuda/attention.h"
-#include "backend/cuda/cuda_backend.h"
+#include "cuda_bench.h"
 
 namespace videre {
 namespace {
@@ -26,21 +20,9 @@ namespace {
 constexpr int kHeads = 40, kKvHeads = 8, kHeadDim = 128, kBlockSize = 16;
 constexpr int64_t kNumBlocks = 24 << 10;  // 0.8 GB of keys and as much of values in bfloat16
 
-cuda::CudaBackend& backend() {
-  static const std::unique_ptr<Backend> be = [] {
-    Result<std::unique_ptr<Backend>> made = make_cuda_backend({});
-    if (!made.ok()) {
-      std::fprintf(stderr, "%s\n", made.error().message.c_str());
-      std::exit(1);
-    }
-    return std::move(*made);
-  }();
-  return static_cast<cuda::CudaBackend&>(*be);
-}
-
 /// Normal values on the card, the same ones again after some megabytes.
 Tensor random_rows(DType dtype, Shape shape) {
-  auto& be = backend();
+  auto& be = card();
   Tensor out = be.allocate(dtype, shape);
   const int64_t size = static_cast<int64_t>(dtype_size(dtype)), total = shape.numel();
   const int64_t count = std::min<int64_t>(total, (8 << 20) - 1000);
@@ -83,12 +65,6 @@ float value_at(const std::vector<uint8_t>& bytes, int64_t i, DType dtype) {
   std::memcpy(&bits, &bytes[2 * i], 2);
   return to_float(bits);
 }
-std::vector<uint8_t> bytes_of(ConstView view) {
-  std::vector<uint8_t> out(view.size_bytes());
-  backend().download(out.data(), view);
-  return out;
-}
-
 struct Piece {
   int length, context;
 };
@@ -105,7 +81,7 @@ struct Case {
   double bytes = 0, operations = 0;  // of the cache read, of products
 
   Case(DType dtype, std::vector<Piece> pieces_) : cache_dtype(dtype), pieces(std::move(pieces_)) {
-    auto& be = backend();
+    auto& be = card();
     std::vector<int32_t> ends{0}, context;
     int longest = 0;
     double keys = 0;
@@ -157,11 +133,11 @@ struct Case {
   }
   void attend(int i) {
     const Cache& cache = cache_of(cache_dtype);
-    backend().paged_attention(out, q, cache.k, cache.v, params, view(i));
+    card().paged_attention(out, q, cache.k, cache.v, params, view(i));
   }
   void append(int i) {
     const Cache& cache = cache_of(cache_dtype);
-    backend().append_kv(cache.k, cache.v, k, v, params, view(i));
+    card().append_kv(cache.k, cache.v, k, v, params, view(i));
   }
 
   // The last row of a few sequences, a few of its heads, after attend(0).
@@ -224,39 +200,6 @@ struct Case {
   }
 };
 
-uint64_t last_key = 5000;  // of recorded steps: each case has its own
-
-// Times `call(i)`, `calls` of them recorded as one step; returns the best seconds a call.
-template <typename Call>
-double measure(benchmark::State& state, int calls, Call&& call) {
-  auto& be = backend();
-  const uint64_t key = ++last_key;
-  const auto calls_in_a_row = [&] {
-    for (int i = 0; i < calls; ++i) call(i);
-  };
-  calls_in_a_row();  // scratch grows and kernels load where nothing records
-  be.record_step(key, calls_in_a_row);
-  const auto step = [&] {
-    be.run_step(key, calls_in_a_row);
-    be.wait(be.submit());
-  };
-  for (int i = 0; i < 3; ++i) step();
-  if (!be.health().ok()) {
-    state.SkipWithError("the card failed");
-    return 1;
-  }
-  double best = 1e30;
-  for (auto _ : state) {
-    const auto start = std::chrono::steady_clock::now();
-    step();
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
-    best = std::min(best, seconds);
-    state.SetIterationTime(seconds);
-  }
-  return best;
-}
-
 void attention(benchmark::State& state, DType dtype, const std::vector<Piece>& pieces) {
   Case c(dtype, pieces);
   const auto attend = [&](int i) { c.attend(i); };
@@ -264,25 +207,28 @@ void attention(benchmark::State& state, DType dtype, const std::vector<Piece>& p
   if (!c.right()) return state.SkipWithError("wrong result");
   const int calls =
       static_cast<int>(std::clamp(4e-3 / (c.bytes / 4e12 + c.operations / 4e14), 4.0, 120.0));
-  const double seconds = measure(state, calls, attend);
-  state.counters["GB/s"] = c.bytes / seconds / 1e9;
-  state.counters["TFLOP/s"] = c.operations / seconds / 1e12;
+  const auto seconds = measure(state, calls, attend);
+  if (!seconds) return;
+  state.counters["GB/s"] = c.bytes / *seconds / 1e9;
+  state.counters["TFLOP/s"] = c.operations / *seconds / 1e12;
 }
 
 void append(benchmark::State& state, DType dtype, int rows, bool decoding) {
   std::vector<Piece> pieces(decoding ? rows : 1, {decoding ? 1 : rows, 512});
   Case c(dtype, pieces);
-  const double seconds = measure(state, 60, [&](int i) { c.append(i); });
+  const auto seconds = measure(state, 60, [&](int i) { c.append(i); });
+  if (!seconds) return;
   state.counters["GB/s"] = rows * 2.0 * kKvHeads * kHeadDim *
-                           (2.0 + static_cast<double>(dtype_size(dtype))) / seconds / 1e9;
+                           (2.0 + static_cast<double>(dtype_size(dtype))) / *seconds / 1e9;
 }
 
 void tiles(benchmark::State& state, int count) {
   constexpr int kTokens = 1034, kTowerHeads = 16, kTowerDim = 80, kWidth = kTowerHeads * kTowerDim;
   const Tensor qkv = random_rows(DType::kBF16, Shape{count, kTokens, 3 * kWidth});
-  const Tensor out = backend().allocate(DType::kBF16, Shape{count, kTokens, kWidth});
-  const double seconds =
-      measure(state, 20, [&](int) { backend().full_attention(out, qkv, kTowerHeads, 0.1118034f); });
+  const Tensor out = card().allocate(DType::kBF16, Shape{count, kTokens, kWidth});
+  const auto seconds =
+      measure(state, 20, [&](int) { card().full_attention(out, qkv, kTowerHeads, 0.1118034f); });
+  if (!seconds) return;
   const std::vector<uint8_t> in = bytes_of(qkv.view()[count - 1]);
   const int token = kTokens - 1, head = 5;
   const auto part = [&](int row, int which, int d) -> double {
@@ -304,7 +250,7 @@ void tiles(benchmark::State& state, int count) {
       return state.SkipWithError("wrong result");
     }
   }
-  state.counters["TFLOP/s"] = 4.0 * kWidth * kTokens * kTokens * count / seconds / 1e12;
+  state.counters["TFLOP/s"] = 4.0 * kWidth * kTokens * kTokens * count / *seconds / 1e12;
 }
 
 void register_all() {
@@ -362,7 +308,5 @@ void register_all() {
 
 int main(int argc, char** argv) {
   videre::register_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
+  return videre::run_benchmarks(argc, argv);
 }

@@ -3,13 +3,9 @@
 // rows, TFLOP/s for many. Names are KIND/rows/n/k: `linear` is what the backend chooses, `library`
 // is cuBLASLt, `gemm` the own kernel for many rows, `blocks` the decode kernel with so many percent
 // of its blocks (last number).
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -17,29 +13,17 @@
 #include <vector>
 
 #include "backend/cuda/cublas_lt.h"
-#include "backend/cuda/cuda_backend.h"
 #include "backend/cuda/linear.h"
+#include "cuda_bench.h"
 
 namespace videre {
 namespace {
-
-cuda::CudaBackend& backend() {
-  static const std::unique_ptr<Backend> be = [] {
-    Result<std::unique_ptr<Backend>> made = make_cuda_backend({});
-    if (!made.ok()) {
-      std::fprintf(stderr, "%s\n", made.error().message.c_str());
-      std::exit(1);
-    }
-    return std::move(*made);
-  }();
-  return static_cast<cuda::CudaBackend&>(*be);
-}
 
 // Random bits on the card, of which all weights are views: bf16 between 2^-7 and 1 of both signs,
 // or bytes that are no e4m3 NaN.
 View pool(bool bf16) {
   const auto make = [](bool words, int64_t bytes) {
-    Tensor all = backend().allocate(DType::kU8, Shape{bytes});
+    Tensor all = card().allocate(DType::kU8, Shape{bytes});
     std::vector<uint32_t> block(16 << 20);
     std::minstd_rand random(words ? 1 : 2);
     for (uint32_t& word : block) {
@@ -51,11 +35,10 @@ View pool(bool bf16) {
       // Another start each time, so that no two blocks are the same.
       const int64_t begin = at / block_bytes * 4096 % (block_bytes / 2);
       const int64_t count = std::min(block_bytes - begin, bytes - at);
-      backend().upload(all.view().rows(at, at + count),
-                       reinterpret_cast<char*>(block.data()) + begin);
+      card().upload(all.view().rows(at, at + count), reinterpret_cast<char*>(block.data()) + begin);
       at -= block_bytes - count;
     }
-    backend().wait(backend().submit());
+    card().wait(card().submit());
     return all;
   };
   static const Tensor words = make(true, int64_t{2900} << 20),
@@ -65,12 +48,6 @@ View pool(bool bf16) {
 View pool(bool bf16, int64_t offset, DType dtype, Shape shape) {
   const View all = pool(bf16);
   return View(static_cast<char*>(all.raw()) + offset, dtype, shape);
-}
-
-std::vector<uint8_t> bytes_of(ConstView view) {
-  std::vector<uint8_t> out(view.size_bytes());
-  backend().download(out.data(), view);
-  return out;
 }
 
 struct Case {
@@ -84,7 +61,7 @@ struct Case {
 
   Case(int64_t rows_, int64_t n_, int64_t k_, WeightFormat format_)
       : rows(rows_), n(n_), k(k_), format(format_) {
-    auto& be = backend();
+    auto& be = card();
     out_dtype = n > 100'000 ? DType::kF32 : DType::kBF16;
     x = be.allocate(DType::kBF16, Shape{rows, k});
     out = be.allocate(out_dtype, Shape{rows, n});
@@ -118,7 +95,7 @@ struct Case {
 
   // A sample of outputs of the last call against sums in double.
   bool right(const Weight& weight) const {
-    auto& be = backend();
+    auto& be = card();
     const size_t out_size = dtype_size(out_dtype);
     for (int64_t sample = 0; sample < 23; ++sample) {
       const int64_t i = sample * 7919 % rows, j = (n - 1 - sample * 104729 % n) % n;
@@ -158,41 +135,19 @@ struct Case {
   }
 };
 
-uint64_t last_key = 1000;  // of recorded steps: each bench has its own
-
-// Times `call(weight)` over all copies, recorded as one step.
+// Times `call(weight)` over all copies, after a look at its result.
 template <typename Call>
-void measure(benchmark::State& state, Case& c, Call&& call) {
-  auto& be = backend();
-  const uint64_t key = ++last_key;
+void time_weights(benchmark::State& state, Case& c, Call&& call) {
+  call(c.weights[0]);
+  if (!c.right(c.weights[0])) return state.SkipWithError("wrong result");
   // Some milliseconds a step, so that the host's share of it does not count.
   const int calls = std::clamp(static_cast<int>(16e9 / c.weight_bytes), c.rows > 256 ? 8 : 20,
                                c.rows > 256 ? 8 : 500);
-  const auto calls_in_a_row = [&] {
-    for (int i = 0; i < calls; ++i) call(c.weights[i % c.weights.size()]);
-  };
-  calls_in_a_row();  // scratch grows and kernels load where nothing records
-  be.record_step(key, calls_in_a_row);
-  const auto step = [&] {
-    be.run_step(key, calls_in_a_row);
-    be.wait(be.submit());
-  };
-  call(c.weights[0]);
-  if (!c.right(c.weights[0])) return state.SkipWithError("wrong result");
-  for (int i = 0; i < 3; ++i) step();
-  if (!be.health().ok()) return state.SkipWithError("the card failed");
-  double best = 1e30;
-  for (auto _ : state) {
-    const auto start = std::chrono::steady_clock::now();
-    step();
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
-    best = std::min(best, seconds);
-    state.SetIterationTime(seconds);
-  }
-  if (c.rows <= 128) state.counters["GB/s"] = c.weight_bytes / best / 1e9;
+  const auto seconds = measure(state, calls, [&](int i) { call(c.weights[i % c.weights.size()]); });
+  if (!seconds) return;
+  if (c.rows <= 128) state.counters["GB/s"] = c.weight_bytes / *seconds / 1e9;
   if (c.rows >= 16) {
-    state.counters["TFLOP/s"] = 2.0 * static_cast<double>(c.rows * c.n * c.k) / best / 1e12;
+    state.counters["TFLOP/s"] = 2.0 * static_cast<double>(c.rows * c.n * c.k) / *seconds / 1e12;
   }
 }
 
@@ -226,26 +181,26 @@ cuda::Stored stored_of(const Case& c) {
 
 void linear(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat format) {
   Case c(rows, n, k, format);
-  measure(state, c, [&](const Weight& weight) { backend().linear(c.out, {c.x.view()}, weight); });
+  time_weights(state, c, [&](const Weight& weight) { card().linear(c.out, {c.x.view()}, weight); });
 }
 
 void gemm(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat format) {
   Case c(rows, n, k, format);
-  measure(state, c, [&](const Weight& weight) {
-    cuda::run_gemm(stored_of(c), args_of(c, weight), backend().stream());
+  time_weights(state, c, [&](const Weight& weight) {
+    cuda::run_gemm(stored_of(c), args_of(c, weight), card().stream());
   });
 }
 
 void library(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat) {
   static const Tensor workspace =
-      backend().allocate(DType::kU8, Shape{cuda::CublasLt::kWorkspaceBytes});
+      card().allocate(DType::kU8, Shape{cuda::CublasLt::kWorkspaceBytes});
   static const std::unique_ptr<cuda::CublasLt> cublas =
       cuda::CublasLt::open(workspace.view().raw(), cuda::CublasLt::kWorkspaceBytes);
   if (cublas == nullptr) return state.SkipWithError("no cuBLASLt here");
   Case c(rows, n, k, WeightFormat::kPlain);
-  measure(state, c, [&](const Weight& weight) {
+  time_weights(state, c, [&](const Weight& weight) {
     cublas->matmul(c.out.view().raw(), c.out_dtype, n, c.x.view().raw(), k, weight.data.raw(), k,
-                   nullptr, rows, n, k, backend().stream());
+                   nullptr, rows, n, k, card().stream());
   });
 }
 
@@ -254,11 +209,10 @@ void blocks(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightF
             int percent) {
   Case c(rows, n, k, format);
   const cuda::DecodePlan plan = cuda::plan_decode(
-      stored_of(c), rows, n, k, backend().info().num_multiprocessors * percent / 100);
-  const Tensor parts = backend().allocate(DType::kU8, Shape{plan.part_bytes + 16});
-  measure(state, c, [&](const Weight& weight) {
-    cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(),
-                     backend().stream());
+      stored_of(c), rows, n, k, card().info().num_multiprocessors * percent / 100);
+  const Tensor parts = card().allocate(DType::kU8, Shape{plan.part_bytes + 16});
+  time_weights(state, c, [&](const Weight& weight) {
+    cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(), card().stream());
   });
 }
 
@@ -318,7 +272,5 @@ void register_all() {
 
 int main(int argc, char** argv) {
   videre::register_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
+  return videre::run_benchmarks(argc, argv);
 }

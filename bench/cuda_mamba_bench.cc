@@ -3,20 +3,15 @@
 // recorded steps of many calls over several layers' states and rows, more than L2 can hold. Prints
 // GB/s of what must be read and written, and TFLOP/s of the chunked form's products.
 // OP/STATE/SEQUENCES/ROWS, OP being conv, scan or both.
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "backend/cuda/cuda_backend.h"
+#include "cuda_bench.h"
 
 namespace videre {
 namespace {
@@ -24,18 +19,6 @@ namespace {
 constexpr int kHeads = 128, kHeadDim = 80, kState = 128, kGroups = 8, kChunk = 128, kTaps = 4;
 constexpr int64_t kInner = kHeads * kHeadDim, kBc = kGroups * kState;
 constexpr int64_t kConv = kInner + 2 * kBc, kProjected = kInner + kConv + kHeads;
-
-cuda::CudaBackend& backend() {
-  static const std::unique_ptr<Backend> be = [] {
-    Result<std::unique_ptr<Backend>> made = make_cuda_backend({});
-    if (!made.ok()) {
-      std::fprintf(stderr, "%s\n", made.error().message.c_str());
-      std::exit(1);
-    }
-    return std::move(*made);
-  }();
-  return static_cast<cuda::CudaBackend&>(*be);
-}
 
 /// Normal values on the card, the same ones again after some megabytes.
 Tensor random_tensor(DType dtype, Shape shape, uint32_t seed) {
@@ -61,7 +44,7 @@ Tensor random_tensor(DType dtype, Shape shape, uint32_t seed) {
   const std::vector<uint8_t>& bytes = dtype == DType::kF32    ? floats
                                       : dtype == DType::kBF16 ? bf16
                                                               : halves;
-  auto& be = backend();
+  auto& be = card();
   Tensor out = be.allocate(dtype, shape);
   const int64_t size = static_cast<int64_t>(dtype_size(dtype)), total = shape.numel();
   int64_t begin = seed * 4099 % (kCount / 2);
@@ -76,15 +59,15 @@ Tensor random_tensor(DType dtype, Shape shape, uint32_t seed) {
   return out;
 }
 Tensor upload(DType dtype, const void* values, int64_t count) {
-  Tensor tensor = backend().allocate(dtype, Shape{count});
-  backend().upload(tensor, values);
-  backend().wait(backend().submit());
+  Tensor tensor = card().allocate(dtype, Shape{count});
+  card().upload(tensor, values);
+  card().wait(card().submit());
   return tensor;
 }
 // Any view, in order, as doubles.
 std::vector<double> values_of(ConstView view) {
   std::vector<uint8_t> bytes(view.numel() * dtype_size(view.dtype()));
-  backend().download(bytes.data(), view);
+  card().download(bytes.data(), view);
   std::vector<double> out(view.numel());
   for (size_t i = 0; i < out.size(); ++i) {
     if (view.dtype() == DType::kF32) {
@@ -118,7 +101,7 @@ struct Case {
   double conv_bytes = 0, scan_bytes = 0, products = 0;
 
   Case(DType dtype, const std::vector<Piece>& pieces) : state_dtype(dtype) {
-    auto& be = backend();
+    auto& be = card();
     std::vector<int32_t> context, slot;
     for (const Piece& piece : pieces) {
       for (int i = 0; i < piece.count; ++i) {
@@ -168,8 +151,8 @@ struct Case {
 
   void conv(int i) {
     Layer& layer = layers[i % layers.size()];
-    backend().causal_conv(layer.conv_out, layer.projected.view().columns(kInner, kInner + kConv),
-                          conv_weight, conv_bias, layer.conv_state, step);
+    card().causal_conv(layer.conv_out, layer.projected.view().columns(kInner, kInner + kConv),
+                       conv_weight, conv_bias, layer.conv_state, step);
   }
   void scan(int i) {
     Layer& layer = layers[i % layers.size()];
@@ -181,7 +164,7 @@ struct Case {
     in.dt = layer.projected.view().columns(kInner + kConv, kProjected);
     in.dt_bias = dt_bias, in.a = a, in.d = d;
     in.num_groups = kGroups, in.chunk_size = kChunk, in.dt_max = INFINITY;
-    backend().ssm_scan(layer.y, in, layer.ssm_state, step);
+    card().ssm_scan(layer.y, in, layer.ssm_state, step);
   }
 
   // Runs both on the first layer and follows a few columns of some sequences.
@@ -267,39 +250,6 @@ struct Case {
   std::vector<int32_t> host_slots;
 };
 
-uint64_t last_key = 7000;  // of recorded steps: each case has its own
-
-// `calls` of `call(i)` recorded as one step; the best seconds a call.
-template <typename Call>
-double measure(benchmark::State& state, int calls, Call&& call) {
-  auto& be = backend();
-  const uint64_t key = ++last_key;
-  const auto calls_in_a_row = [&] {
-    for (int i = 0; i < calls; ++i) call(i);
-  };
-  calls_in_a_row();  // scratch grows and kernels load where nothing records
-  be.record_step(key, calls_in_a_row);
-  const auto step = [&] {
-    be.run_step(key, calls_in_a_row);
-    be.wait(be.submit());
-  };
-  for (int i = 0; i < 3; ++i) step();
-  if (!be.health().ok()) {
-    state.SkipWithError("the card failed");
-    return 1;
-  }
-  double best = 1e30;
-  for (auto _ : state) {
-    const auto start = std::chrono::steady_clock::now();
-    step();
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
-    best = std::min(best, seconds);
-    state.SetIterationTime(seconds);
-  }
-  return best;
-}
-
 enum class Op { kConv, kScan, kBoth };
 
 void mamba(benchmark::State& state, Op op, DType dtype, const std::vector<Piece>& pieces) {
@@ -308,14 +258,15 @@ void mamba(benchmark::State& state, Op op, DType dtype, const std::vector<Piece>
   for (size_t i = 0; i < c.layers.size(); ++i) c.conv(static_cast<int>(i));  // rows for the scan
   const double bytes = (op == Op::kScan ? 0 : c.conv_bytes) + (op == Op::kConv ? 0 : c.scan_bytes);
   const int calls = static_cast<int>(std::clamp(8e-3 / (bytes / 3e12), 6.0, 140.0));
-  const double seconds = measure(state, calls, [&](int i) {
+  const auto seconds = measure(state, calls, [&](int i) {
     if (op != Op::kScan) c.conv(i);
     if (op != Op::kConv) c.scan(i);
   });
-  state.counters["us"] = seconds * 1e6;
-  state.counters["GB/s"] = bytes / seconds / 1e9;
+  if (!seconds) return;
+  state.counters["us"] = *seconds * 1e6;
+  state.counters["GB/s"] = bytes / *seconds / 1e9;
   if (op == Op::kScan && c.step.num_tokens > c.step.num_seqs) {
-    state.counters["TFLOP/s"] = c.products / seconds / 1e12;
+    state.counters["TFLOP/s"] = c.products / *seconds / 1e12;
   }
 }
 
@@ -361,7 +312,5 @@ void register_all() {
 
 int main(int argc, char** argv) {
   videre::register_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
+  return videre::run_benchmarks(argc, argv);
 }

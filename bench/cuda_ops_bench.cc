@@ -3,13 +3,10 @@
 // to 64 rows stay where L2 has them, as between two ops of a decode step; more rows turn over
 // buffers that L2 cannot hold. Prints GB/s of what must be read and written, and its share of what
 // copying a gigabyte reaches in the same run. OP/ROWS, or tiles, frames.
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -17,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "backend/cuda/cuda_backend.h"
+#include "cuda_bench.h"
 
 namespace videre {
 namespace {
@@ -26,24 +23,9 @@ constexpr int64_t kHidden = 5120, kFfn = 20480, kInner = 10240, kProjection = 22
 constexpr int64_t kVocab = 132096, kTower = 1280, kTowerTokens = 1034;
 constexpr DType kBF16 = DType::kBF16, kF32 = DType::kF32;
 
-cuda::CudaBackend& card() {
-  static const std::unique_ptr<Backend> be = [] {
-    Result<std::unique_ptr<Backend>> made = make_cuda_backend({});
-    if (!made.ok()) {
-      std::fprintf(stderr, "%s\n", made.error().message.c_str());
-      std::exit(1);
-    }
-    return std::move(*made);
-  }();
-  return static_cast<cuda::CudaBackend&>(*be);
-}
 Backend& cpu() {
   static const std::unique_ptr<Backend> be = make_cpu_backend();
   return *be;
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 // Bytes a second, both directions counted.
@@ -143,33 +125,13 @@ bool right(const Op& op) {
   return true;
 }
 
-uint64_t last_key = 1;  // of recorded steps: each case has its own
-
-// Times `calls` of `call(i)`, recorded as one step.
+// Times `call(i)` and counts `bytes` a call.
 template <typename Call>
-void measure(benchmark::State& state, double bytes, int calls, Call&& call) {
-  const uint64_t key = ++last_key;
-  const auto calls_in_a_row = [&] {
-    for (int i = 0; i < calls; ++i) call(i);
-  };
-  calls_in_a_row();  // scratch grows and kernels load where nothing records
-  card().record_step(key, calls_in_a_row);
-  const auto step = [&] {
-    card().run_step(key, calls_in_a_row);
-    card().wait(card().submit());
-  };
-  for (int i = 0; i < 4; ++i) step();
-  if (!card().health().ok()) return state.SkipWithError("the card failed");
-  double best = 1e30;
-  for (auto _ : state) {
-    const auto start = std::chrono::steady_clock::now();
-    step();
-    const double seconds = seconds_since(start) / calls;
-    best = std::min(best, seconds);
-    state.SetIterationTime(seconds);
-  }
-  state.counters["GB/s"] = bytes / best / 1e9;
-  state.counters["share"] = bytes / best / copy_ceiling();
+void time_bytes(benchmark::State& state, double bytes, int calls, Call&& call) {
+  const auto seconds = measure(state, calls, call);
+  if (!seconds) return;
+  state.counters["GB/s"] = bytes / *seconds / 1e9;
+  state.counters["share"] = bytes / *seconds / copy_ceiling();
 }
 
 void timed(const std::string& name, int64_t count, const Op& op) {
@@ -185,7 +147,7 @@ void timed(const std::string& name, int64_t count, const Op& op) {
         std::vector<std::vector<View>> all;
         for (const auto& set : sets) all.push_back(views(set));
         const int calls = bytes < 4e6 ? 200 : 4 * copies;
-        measure(state, bytes, calls, [&](int i) { op.call(card(), all[i % copies]); });
+        time_bytes(state, bytes, calls, [&](int i) { op.call(card(), all[i % copies]); });
       })
       ->UseManualTime()
       ->Unit(benchmark::kMicrosecond)
@@ -365,8 +327,8 @@ void sampled(const std::string& name, int64_t rows, const SampleRow& parameters)
         }
         if (equal * 100 < rows * 99) return state.SkipWithError("wrong result");
         // Parameters and results stay in the step's memory, so the calls can be recorded.
-        measure(state, static_cast<double>(bytes.size()), 2 * copies,
-                [&](int i) { sample(card(), sets[i % copies], last, out); });
+        time_bytes(state, static_cast<double>(bytes.size()), 2 * copies,
+                   [&](int i) { sample(card(), sets[i % copies], last, out); });
       })
       ->UseManualTime()
       ->Unit(benchmark::kMicrosecond)
@@ -416,7 +378,5 @@ void register_sampling() {
 int main(int argc, char** argv) {
   videre::register_ops();
   videre::register_sampling();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
+  return videre::run_benchmarks(argc, argv);
 }
