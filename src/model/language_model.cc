@@ -294,7 +294,7 @@ LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_
                             Shape{max_tokens, config_.hidden_size});
   ws.delta = rows(config_.hidden_size);
   ws.normed = rows(config_.hidden_size);
-  ws.mixer = be.allocate(dtype, Shape{max_tokens * mixer_columns().widest() + 4 * kAlignElements});
+  ws.mixer = be.allocate(dtype, Shape{max_tokens * mixer_columns() + 4 * kAlignElements});
   char* const start = static_cast<char*>(ws.mixer.view().raw());
   int64_t used = 0;
   const auto place = [&](int64_t width) {
@@ -339,23 +339,19 @@ int64_t LanguageModel::widest_mlp() const {
   return widest;
 }
 
-int64_t LanguageModel::MixerColumns::widest() const { return std::max({mamba2, attention, mlp}); }
-
-LanguageModel::MixerColumns LanguageModel::mixer_columns() const {
-  MixerColumns out;
-  out.mamba2 = config_.in_proj_rows() + config_.conv_dim() + 2 * config_.d_inner();
-  out.attention =
+int64_t LanguageModel::mixer_columns() const {
+  const int64_t mamba2 =
+      config_.in_proj_rows() + config_.conv_dim() + 2 * int64_t{config_.d_inner()};
+  const int64_t attention =
       2 * int64_t{config_.num_attention_heads + config_.num_key_value_heads} * config_.head_dim;
-  out.mlp = widest_mlp();
-  return out;
+  return std::max({mamba2, attention, widest_mlp()});
 }
 
 int64_t LanguageModel::workspace_bytes(DType dtype, int64_t max_tokens,
                                        int64_t max_logit_rows) const {
   const int64_t size = static_cast<int64_t>(dtype_size(dtype));
   const int64_t residual = config_.residual_in_fp32 ? 4 : size;
-  const int64_t a_token =
-      config_.hidden_size * (residual + 2 * size) + mixer_columns().widest() * size;
+  const int64_t a_token = config_.hidden_size * (residual + 2 * size) + mixer_columns() * size;
   return max_tokens * a_token + (4 * kAlignElements + max_logit_rows * config_.hidden_size) * size;
 }
 

@@ -102,12 +102,8 @@ class LanguageModel {
                  View v_cache, LanguageWorkspace& ws) const;
   void mlp(Backend& be, int64_t num_tokens, const MlpWeights& weights, LanguageWorkspace& ws) const;
 
-  /// Columns of the mixers' shared scratch.
-  struct MixerColumns {
-    int64_t mamba2 = 0, attention = 0, mlp = 0;
-    int64_t widest() const;
-  };
-  MixerColumns mixer_columns() const;
+  /// Columns of the mixers' shared scratch: as many as the widest kind needs.
+  int64_t mixer_columns() const;
   int64_t widest_mlp() const;
 
   LanguageConfig config_;

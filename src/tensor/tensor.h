@@ -157,6 +157,11 @@ class BasicView {
 using View = BasicView<void*>;
 using ConstView = BasicView<const void*>;
 
+/// Rows of a view of [..., width], counted over all outer dims.
+inline int64_t num_rows(const ConstView& view) {
+  return view.rank() == 0 || view.dim(-1) == 0 ? 0 : view.numel() / view.dim(-1);
+}
+
 /// Owns device or host memory through the deleter that its maker gave it. Movable only.
 class Tensor {
  public:

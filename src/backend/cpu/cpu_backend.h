@@ -96,9 +96,6 @@ inline const char* row_at(const ConstView& view, int64_t i) {
 inline char* row_at(const View& view, int64_t i) {
   return const_cast<char*>(row_at(ConstView(view), i));
 }
-inline int64_t num_rows(const ConstView& view) {
-  return view.rank() == 0 || view.dim(-1) == 0 ? 0 : view.numel() / view.dim(-1);
-}
 
 /// Rows of about 16k elements together make a part worth handing to a thread.
 inline int64_t row_grain(int64_t width) {

@@ -191,9 +191,8 @@ void CudaBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, C
   args.score_scale = params.scale * (scaled ? params.k_scale : 1.0f);
   args.value_scale = scaled ? params.v_scale : 1.0f;
 
-  const AttentionDevice device{info_.num_multiprocessors, info_.shared_bytes_per_block};
   if (!fast_takes(args, q.dtype(), k_cache.dim(0)) || !decode_takes(args) || !prefill_takes(args)) {
-    plain_attention(args, q.dtype(), device, stream_);
+    plain_attention(args, q.dtype(), info_, stream_);
   } else {
     // As many rows as sequences: nearly always one each. Where not, rows are decoded one by one all
     // the same.
@@ -203,7 +202,7 @@ void CudaBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, C
       decode.max_rows = kDecodeRows;
       prefill.min_rows = kDecodeRows + 1;
     }
-    decode_attention(decode, scratch(decode_scratch_bytes(args, device)), device, stream_);
+    decode_attention(decode, scratch(decode_scratch_bytes(args, info_)), info_, stream_);
     if (!decode_only) prefill_attention(prefill, stream_);
   }
   if (synchronous_) synchronize(stream_);
@@ -227,12 +226,11 @@ void CudaBackend::do_full_attention(View out, ConstView qkv, int num_heads, floa
   args.num_kv_heads = num_heads;
   args.causal = false;
   args.score_scale = scale;
-  const AttentionDevice device{info_.num_multiprocessors, info_.shared_bytes_per_block};
   if (out.dtype() == qkv.dtype() && fast_takes(args, qkv.dtype(), qkv.dim(0)) &&
       prefill_takes(args)) {
     prefill_attention(args, stream_);
   } else {
-    plain_attention(args, qkv.dtype(), device, stream_);
+    plain_attention(args, qkv.dtype(), info_, stream_);
   }
   if (synchronous_) synchronize(stream_);
 }

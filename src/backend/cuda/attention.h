@@ -5,6 +5,7 @@
 #pragma once
 
 #include "backend/cuda/kernel.h"
+#include "backend/cuda/runtime.h"
 
 namespace videre::cuda {
 
@@ -59,11 +60,6 @@ struct AttentionArgs {
 #endif
 };
 
-/// What the card has, for the sizes of grids.
-struct AttentionDevice {
-  int num_multiprocessors = 1, shared_bytes_per_block = 48 << 10;
-};
-
 /// Tiles of so many tokens that the sequences of a step can have at most, of those that `args`
 /// takes.
 inline int64_t most_tiles(const AttentionArgs& args, int tokens_a_tile) {
@@ -76,13 +72,13 @@ inline int64_t most_tiles(const AttentionArgs& args, int tokens_a_tile) {
 constexpr float kLog2e = 1.4426950408889634f;
 
 // Each queues its kernels on `stream`.
-void plain_attention(const AttentionArgs& args, DType dtype, const AttentionDevice& device,
+void plain_attention(const AttentionArgs& args, DType dtype, const DeviceInfo& device,
                      Stream stream);
 bool prefill_takes(const AttentionArgs& args);
 void prefill_attention(const AttentionArgs& args, Stream stream);
 bool decode_takes(const AttentionArgs& args);
-int64_t decode_scratch_bytes(const AttentionArgs& args, const AttentionDevice& device);
-void decode_attention(const AttentionArgs& args, void* scratch, const AttentionDevice& device,
+int64_t decode_scratch_bytes(const AttentionArgs& args, const DeviceInfo& device);
+void decode_attention(const AttentionArgs& args, void* scratch, const DeviceInfo& device,
                       Stream stream);
 
 #if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)

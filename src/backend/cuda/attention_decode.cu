@@ -495,7 +495,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-int blocks_on(const AttentionDevice& device) { return 2 * device.num_multiprocessors; }
+int blocks_on(const DeviceInfo& device) { return 2 * device.num_multiprocessors; }
 
 template <typename C, int kHeadDim, int kHeadTiles>
 void queue(DecodeArgs& args, Stream stream) {
@@ -538,12 +538,12 @@ bool decode_takes(const AttentionArgs& args) {
   return args.group <= kMaxGroup && args.head_dim <= 128;
 }
 
-int64_t decode_scratch_bytes(const AttentionArgs& args, const AttentionDevice& device) {
+int64_t decode_scratch_bytes(const AttentionArgs& args, const DeviceInfo& device) {
   return int64_t{blocks_on(device)} * 2 * args.group * (args.head_dim + 2) *
          static_cast<int64_t>(sizeof(float));
 }
 
-void decode_attention(const AttentionArgs& args, void* scratch, const AttentionDevice& device,
+void decode_attention(const AttentionArgs& args, void* scratch, const DeviceInfo& device,
                       Stream stream) {
   DecodeArgs decode{args, static_cast<float*>(scratch), blocks_on(device)};
   decode.in.score_scale *= kLog2e;

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(AttentionArgs args, Siz
 
 }  // namespace
 
-void plain_attention(const AttentionArgs& args, DType dtype, const AttentionDevice& device,
+void plain_attention(const AttentionArgs& args, DType dtype, const DeviceInfo& device,
                      Stream stream) {
   Sizes sizes;
   sizes.tokens = args.group < kTileRows ? kTileRows / args.group : 1;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "backend/cuda/cuda_backend.h"
+#include "backend/cuda/ssm.h"
 
 namespace videre::cuda {
 namespace {
@@ -42,20 +43,6 @@ __device__ __forceinline__ void store_state(const ConvArgs& args, int64_t offset
   } else {
     static_cast<BF16*>(args.state)[offset] = bf16_of(value);
   }
-}
-
-/// First of the step's emits that belongs to `seq` or a later sequence.
-__device__ __forceinline__ int first_emit(const StepView& step, int seq) {
-  int low = 0, high = step.num_emits;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (step.emit_seqs[middle] < seq) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
 }
 
 /// Any number of taps, any alignment: a thread takes one channel of one sequence, and reads each

@@ -29,7 +29,7 @@ class CudaBackend::Loader {
   }
   ~Loader() {
     for (Piece& piece : pieces_) {
-      while (piece.used && !finished(piece.taken) && cuda_health().ok()) std::this_thread::yield();
+      wait_until_taken(piece);
       if (piece.pinned != nullptr) pinned_free(piece.pinned);
       destroy_event(piece.taken);
     }
@@ -43,7 +43,7 @@ class CudaBackend::Loader {
         copy_async(device + begin, host + begin, count, stream);
         continue;
       }
-      while (piece.used && !finished(piece.taken) && cuda_health().ok()) std::this_thread::yield();
+      wait_until_taken(piece);
       pool_.parallel_for(ceil_div(count, kPart), 1, [&](int64_t first, int64_t last, int) {
         const int64_t from = first * kPart;
         std::memcpy(piece.pinned + from, host + begin + from, std::min(count, last * kPart) - from);
@@ -62,6 +62,11 @@ class CudaBackend::Loader {
     Event taken{};
     bool used = false;
   };
+
+  static void wait_until_taken(const Piece& piece) {
+    while (piece.used && !finished(piece.taken) && cuda_health().ok()) std::this_thread::yield();
+  }
+
   ThreadPool pool_;
   Piece pieces_[kPieces];
   uint64_t next_ = 0;
@@ -69,7 +74,6 @@ class CudaBackend::Loader {
 
 CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
     : info_(std::move(info)),
-      name_("cuda"),
       stream_(make_stream()),
       synchronous_(options.synchronous),
       use_graphs_(options.use_graphs && !options.synchronous),
@@ -93,7 +97,6 @@ CudaBackend::~CudaBackend() {
   }
   for (auto& [key, graph] : graphs_) destroy_graph(graph);
   for (Turn& turn : turns_) {
-    turn.fetches.clear();
     finish_turn(turn);
     if (turn.pinned != nullptr) pinned_free(turn.pinned);
     if (turn.device != nullptr) device_free(turn.device);
@@ -248,8 +251,11 @@ void CudaBackend::fetch(const void* device, int64_t bytes,
 }
 
 void CudaBackend::finish_turn(Turn& turn) {
-  for (void* memory : turn.extra_pinned) pinned_free(memory);
-  for (void* memory : turn.extra_device) device_free(memory);
+  if (health().ok()) {  // freeing waits for the device, which a failed one may never answer
+    for (void* memory : turn.extra_pinned) pinned_free(memory);
+    for (void* memory : turn.extra_device) device_free(memory);
+  }
+  turn.fetches.clear();
   turn.extra_pinned.clear();
   turn.extra_device.clear();
   turn.used = 0;
@@ -271,11 +277,8 @@ void CudaBackend::wait(uint64_t ticket) {
     wait_for(turn.done);
     if (health().ok()) {
       for (const Turn::Fetch& fetch : turn.fetches) fetch.then(fetch.host);
-      finish_turn(turn);
     }
-    turn.fetches.clear();
-    turn.used = 0;
-    turn.ticket = 0;
+    finish_turn(turn);
     return;
   }
 }
@@ -318,16 +321,12 @@ void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
 }
 
 void CudaBackend::record_step(uint64_t key, const std::function<void()>& ops) {
-#if defined(VIDERE_CUDA_EMULATED)
-  (void)key, (void)ops;
-#else
   if (!use_graphs_ || observing() || stuck_ || graphs_.contains(key)) return;
   recording_ = true;
   begin_recording(stream_);
   ops();
   if (const Graph graph = end_recording(stream_)) graphs_[key] = graph;
   recording_ = false;
-#endif
 }
 
 Status CudaBackend::health() const { return cuda_health(); }
@@ -362,7 +361,8 @@ namespace videre {
 
 #if defined(VIDERE_CUDA_EMULATED)
 std::unique_ptr<Backend> make_emulated_backend() {
-  return std::make_unique<cuda::CudaBackend>(CudaOptions{}, *cuda::open_device(0));
+  return std::make_unique<cuda::CudaBackend>(CudaOptions{.use_graphs = false},
+                                             *cuda::open_device(0));
 }
 #else
 bool cuda_in_this_build() { return true; }

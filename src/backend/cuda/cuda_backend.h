@@ -21,7 +21,7 @@ class CudaBackend final : public Backend {
   CudaBackend(const CudaOptions& options, DeviceInfo info);
   ~CudaBackend() override;
 
-  std::string_view name() const override { return name_; }
+  std::string_view name() const override { return "cuda"; }
   const DeviceInfo& info() const { return info_; }
   Stream stream() const { return stream_; }
 
@@ -138,7 +138,6 @@ class CudaBackend final : public Backend {
   void finish_turn(Turn& turn);
 
   DeviceInfo info_;
-  std::string name_;
   Stream stream_{};
   bool synchronous_ = false, use_graphs_ = true, loaded_ = false;
   int64_t allocated_bytes_ = 0, weight_bytes_ = 0, scratch_bytes_ = 0, scratch_held_ = 0;
@@ -173,9 +172,6 @@ inline int64_t row_stride(const ConstView& view) {
       return -1;
   }
   return stride;
-}
-inline int64_t num_rows(const ConstView& view) {
-  return view.rank() == 0 || view.dim(-1) == 0 ? 0 : view.numel() / view.dim(-1);
 }
 /// Whether every row of `view` starts at a multiple of `bytes` and holds whole ones.
 inline bool aligned_rows(const ConstView& view, int bytes) {

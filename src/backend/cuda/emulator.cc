@@ -238,23 +238,6 @@ uint32_t emulated_transpose8x8(uint32_t pair) {
   return element(2 * t, g) | element(2 * t + 1, g) << 16;
 }
 
-void emulated_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  const int lane = emulated_lane(), g = lane / 4, t = lane % 4;
-  const auto value = [](uint32_t word) { return std::bit_cast<float>(word & 0xffffe000u); };
-  uint32_t left[32 * 4];
-  std::memcpy(left, emulated_exchange(0xffffffffu, a), sizeof(left));
-  const uint32_t both[4] = {b[0], b[1], 0, 0};
-  const uint32_t* right = emulated_exchange(0xffffffffu, both);
-  for (int i = 0; i < 4; ++i) {
-    const int row = g + (i / 2) * 8, column = 2 * t + i % 2;
-    for (int k = 0; k < 8; ++k) {
-      const int word = (row >= 8 ? 1 : 0) + (k >= 4 ? 2 : 0);
-      d[i] += value(left[4 * (row % 8 * 4 + k % 4) + word]) *
-              value(right[4 * (column * 4 + k % 4) + (k >= 4 ? 1 : 0)]);
-    }
-  }
-}
-
 void emulated_ldmatrix4(uint32_t (&r)[4], const void* row, bool transposed) {
   const int lane = emulated_lane(), g = lane / 4, t = lane % 4;
   VIDERE_CHECK_EQ(reinterpret_cast<uintptr_t>(row) % 16, 0u);

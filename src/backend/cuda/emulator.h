@@ -76,7 +76,6 @@ const uint32_t* emulated_exchange(uint32_t lanes, const uint32_t (&words)[4]);
 
 void emulated_mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 void emulated_mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
-void emulated_mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 uint32_t emulated_transpose8x8(uint32_t pair);
 void emulated_ldmatrix4(uint32_t (&r)[4], const void* row, bool transposed);
 void emulated_copy16(void* shared, const void* global, bool valid);
@@ -104,8 +103,6 @@ inline void __syncthreads() { ::videre::cuda::emulated_block_barrier(); }
 inline void __syncwarp(unsigned lanes = 0xffffffffu) {
   ::videre::cuda::emulated_warp_barrier(lanes);
 }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
 template <typename T>
 T __shfl_sync(unsigned lanes, T value, int source) {
   return ::videre::cuda::emulated_shuffle(lanes, value, source & 31);
@@ -113,11 +110,6 @@ T __shfl_sync(unsigned lanes, T value, int source) {
 template <typename T>
 T __shfl_xor_sync(unsigned lanes, T value, int mask) {
   return ::videre::cuda::emulated_shuffle(lanes, value, ::videre::cuda::emulated_lane() ^ mask);
-}
-template <typename T>
-T __shfl_down_sync(unsigned lanes, T value, unsigned delta) {
-  return ::videre::cuda::emulated_shuffle(
-      lanes, value, ::videre::cuda::emulated_lane() + static_cast<int>(delta));
 }
 template <typename T>
 T __shfl_up_sync(unsigned lanes, T value, unsigned delta) {
@@ -133,15 +125,8 @@ inline unsigned __ballot_sync(unsigned lanes, int predicate) {
   }
   return out;
 }
-inline int __any_sync(unsigned lanes, int predicate) {
-  return __ballot_sync(lanes, predicate) != 0;
-}
 inline int __all_sync(unsigned lanes, int predicate) {
   return __ballot_sync(lanes, predicate) == lanes;
-}
-template <typename T>
-T __ldg(const T* p) {
-  return *p;
 }
 template <typename T>
 T atomicAdd(T* p, T value) {
@@ -155,46 +140,15 @@ T atomicMax(T* p, T value) {
   *p = std::max(old, value);
   return old;
 }
-template <typename T>
-T atomicMin(T* p, T value) {
-  const T old = *p;
-  *p = std::min(old, value);
-  return old;
-}
-template <typename T>
-T atomicExch(T* p, T value) {
-  const T old = *p;
-  *p = value;
-  return old;
-}
-template <typename T>
-T atomicCAS(T* p, T expected, T value) {
-  const T old = *p;
-  if (old == expected) *p = value;
-  return old;
-}
-template <typename T>
-T atomicOr(T* p, T value) {
-  const T old = *p;
-  *p = old | value;
-  return old;
-}
 inline float __uint_as_float(unsigned v) { return std::bit_cast<float>(v); }
 inline unsigned __float_as_uint(float v) { return std::bit_cast<unsigned>(v); }
 inline float __int_as_float(int v) { return std::bit_cast<float>(v); }
 inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
 inline int __popc(unsigned v) { return std::popcount(v); }
 inline int __ffs(int v) { return v == 0 ? 0 : std::countr_zero(static_cast<unsigned>(v)) + 1; }
-inline int __clz(int v) { return std::countl_zero(static_cast<unsigned>(v)); }
 inline float __expf(float x) { return std::exp(x); }
-inline float __logf(float x) { return std::log(x); }
-inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __fdividef(float a, float b) { return a / b; }
-inline float __frcp_rn(float x) { return 1.0f / x; }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
-inline unsigned __umulhi(unsigned a, unsigned b) {
-  return static_cast<unsigned>(uint64_t{a} * b >> 32);
-}
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t{y} << 32 | x;
   unsigned out = 0;
@@ -211,6 +165,5 @@ inline float __fadd_rn(float a, float b) {
   volatile float out = a + b;
   return out;
 }
-inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 using std::max;
 using std::min;

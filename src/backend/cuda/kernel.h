@@ -96,11 +96,6 @@ inline uint32_t pack_half(float low, float high) {
 inline uint32_t e4m3_pair_to_half(uint16_t codes) {
   return pack_half(e4m3_to_float(codes & 0xff), e4m3_to_float(codes >> 8));
 }
-/// The same with float inputs rounded to tf32, 16x8x8: a (g, t), (g+8, t), (g, t+4), (g+8, t+4);
-/// b (t, g), (t+4, g).
-inline void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  emulated_mma_tf32(d, a, b);
-}
 /// Four 8x8 matrices of 16-bit elements from shared memory: lane i names row i % 8 of matrix i / 8
 /// (16 bytes); lane gets elements (g, 2t), (g, 2t+1) of each, or of its transpose.
 inline void ldmatrix4(uint32_t (&r)[4], const void* row) { emulated_ldmatrix4(r, row, false); }
@@ -232,14 +227,6 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const uint32_t (&a)[4],
                                          const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-__device__ __forceinline__ void mma_tf32(float (&d)[4], const uint32_t (&a)[4],
-                                         const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));

@@ -154,7 +154,6 @@ bool finished(Event event) {
   VIDERE_CUDA(error);
   return true;
 }
-void wait_on(Stream stream, Event event) { VIDERE_CUDA(cudaStreamWaitEvent(stream, event, 0)); }
 
 void begin_recording(Stream stream) {
   VIDERE_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));

@@ -50,7 +50,6 @@ Event make_event();
 void destroy_event(Event event);
 void record(Event event, Stream stream);
 bool finished(Event event);
-void wait_on(Stream stream, Event event);  // the stream waits, not the host
 
 void begin_recording(Stream stream);
 Graph end_recording(Stream stream);

@@ -77,7 +77,6 @@ Event make_event() { return 0; }
 void destroy_event(Event) {}
 void record(Event, Stream) {}
 bool finished(Event) { return true; }
-void wait_on(Stream, Event) {}
 
 // Nothing is recorded here: the backend runs the ops each time.
 void begin_recording(Stream) { VIDERE_CHECK(false); }
