@@ -21,7 +21,7 @@ namespace videre::cuda {
 namespace {
 
 constexpr int kColumns = 16;  // of a warp
-constexpr int kAhead = 3;     // warps that work a piece ahead
+constexpr int kAhead = 3;     // warps that work a piece ahead: two fetch, the last makes decays
 constexpr int kStages = 3;    // a piece in use, the next for M, and one on its way
 
 /// A block's sizes: kN state rows, kWarps times 16 columns of a head, kPiece rows at a time.
@@ -98,14 +98,13 @@ class Scan {
       }
       return piece;
     };
-    const bool ahead = warp_ >= kWarps;
+    const bool ahead = warp_ >= kWarps, has_steps = warp_ == kWarps + kAhead - 1;
     const bool has_columns = !ahead && block_p_ + warp_ * kColumns < args_.head_dim;
     int emit = step_.num_emits > 0 ? first_emit(step_, seq) : 0;
     Piece piece = piece_at(0), next = piece_at(piece.count);
     if (ahead) {
-      fetch(piece, 0);
-      fetch(next, 1);
-      if (warp_ == kWarps + kAhead - 1) {
+      if (!has_steps) fetch(piece, 0), fetch(next, 1);
+      if (has_steps) {
         float raw[2];
         fetch_steps(raw, piece);
         prepare(raw, piece, shared_.decays[0]);
@@ -129,12 +128,14 @@ class Scan {
       };
       if (ahead) {
         const int stage2 = stage1 + 1 < kStages ? stage1 + 1 : 0;
-        const bool steps = warp_ == kWarps + kAhead - 1;
         float raw[2];
-        fetch(after, stage2);
-        if (steps) fetch_steps(raw, after);
+        if (has_steps) {
+          fetch_steps(raw, after);
+        } else {
+          fetch(after, stage2);
+        }
         if (next.count > 1) make_m(next, stage1, parity ^ 1);
-        if (steps) prepare(raw, after, shared_.decays[stage2]);
+        if (has_steps) prepare(raw, after, shared_.decays[stage2]);
         wait_copies<0>();
       } else if (piece.count > 1 && has_columns) {
         uint32_t x[kRowTiles][4];
@@ -172,18 +173,18 @@ class Scan {
   template <int kWidth, int kPitch>
   __device__ void fetch_rows(BF16 (*to)[kPitch], const void* from, int64_t stride, int64_t column,
                              int width, const Piece& piece) {
-    constexpr int kParts = kWidth / 8, kRows = kAhead * kWarp / kParts;  // at once
+    constexpr int kParts = kWidth / 8, kRows = (kAhead - 1) * kWarp / kParts;  // at once
     const int thread = static_cast<int>(threadIdx.x) - kWarps * kWarp;
     const int row0 = thread / kParts, part = thread % kParts;
-    const BF16* const rows = static_cast<const BF16*>(from);
-    const BF16* at = rows + (piece.row + row0) * stride + column + part * 8;
+    const BF16* at =
+        static_cast<const BF16*>(from) + (piece.row + row0) * stride + column + part * 8;
     if (row0 >= kRows) return;
 #pragma unroll
     for (int i = 0; i < (kPiece + kRows - 1) / kRows; ++i) {
       const int row = row0 + i * kRows;
       if (kPiece % kRows != 0 && row >= kPiece) break;
       const bool valid = row < piece.count && part * 8 < width;
-      copy_async16(&to[row][part * 8], valid ? at : rows, valid);
+      copy_async16(&to[row][part * 8], at, valid);  // not read where it is not valid
       at += kRows * stride;
     }
   }
@@ -241,7 +242,8 @@ class Scan {
     if (lane_ == 0) out.total = fast_exp2(last_high) * (1.0f + 0.69314718f * last_low);
   }
 
-  /// Longer rows of tiles for the first warps, the rest for the last, which has the decays too.
+  /// Longer rows of tiles for the first warps, which also fetch, the rest for the last, which has
+  /// the decays too.
   __device__ void make_m(const Piece& piece, int stage, int parity) {
     if (piece.count == 0) return;
     const int mine = warp_ - kWarps;
