@@ -187,7 +187,7 @@ void linear(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightF
 void gemm(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat format) {
   Case c(rows, n, k, format);
   time_weights(state, c, [&](const Weight& weight) {
-    cuda::run_gemm(stored_of(c), args_of(c, weight), card().stream());
+    cuda::run_gemm(stored_of(c), args_of(c, weight), card().launcher());
   });
 }
 
@@ -200,7 +200,7 @@ void library(benchmark::State& state, int64_t rows, int64_t n, int64_t k, Weight
   Case c(rows, n, k, WeightFormat::kPlain);
   time_weights(state, c, [&](const Weight& weight) {
     cublas->matmul(c.out.view().raw(), c.out_dtype, n, c.x.view().raw(), k, weight.data.raw(), k,
-                   nullptr, rows, n, k, card().stream());
+                   nullptr, rows, n, k, card().launcher());
   });
 }
 
@@ -212,7 +212,7 @@ void blocks(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightF
       stored_of(c), rows, n, k, card().info().num_multiprocessors * percent / 100);
   const Tensor parts = card().allocate(DType::kU8, Shape{plan.part_bytes + 16});
   time_weights(state, c, [&](const Weight& weight) {
-    cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(), card().stream());
+    cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(), card().launcher());
   });
 }
 

@@ -66,7 +66,7 @@ int run_backend(bool spins) {
   backend->wait(backend->submit());
   int failed = expect(backend->health().ok(), "healthy at first");
   const auto start = Clock::now();
-  start_fault(spins, kSpinNs, static_cast<cuda::CudaBackend&>(*backend).stream());
+  start_fault(spins, kSpinNs, static_cast<cuda::CudaBackend&>(*backend).launcher().stream());
   backend->zero(tensor);
   backend->wait(backend->submit());
   failed += expect(seconds_since(start) < 1.5, "wait ended before the kernel did");
@@ -89,7 +89,7 @@ int run_backend(bool spins) {
 int run_engine(const std::string& model, bool spins) {
   auto made = make_cuda_backend({.step_timeout_ms = 500});
   if (!made.ok()) return 77;
-  const Stream stream = static_cast<cuda::CudaBackend&>(**made).stream();
+  const Stream stream = static_cast<cuda::CudaBackend&>(**made).launcher().stream();
   EngineOptions options;
   options.model = model;
   options.device = "cuda";

@@ -192,7 +192,7 @@ void CudaBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, C
   args.value_scale = scaled ? params.v_scale : 1.0f;
 
   if (!fast_takes(args, q.dtype(), k_cache.dim(0)) || !decode_takes(args) || !prefill_takes(args)) {
-    plain_attention(args, q.dtype(), info_, stream_);
+    plain_attention(args, q.dtype(), info_, launcher_);
   } else {
     // As many rows as sequences: nearly always one each. Where not, rows are decoded one by one all
     // the same.
@@ -202,10 +202,9 @@ void CudaBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, C
       decode.max_rows = kDecodeRows;
       prefill.min_rows = kDecodeRows + 1;
     }
-    decode_attention(decode, scratch(decode_scratch_bytes(args, info_)), info_, stream_);
-    if (!decode_only) prefill_attention(prefill, stream_);
+    decode_attention(decode, scratch(decode_scratch_bytes(args, info_)), info_, launcher_);
+    if (!decode_only) prefill_attention(prefill, launcher_);
   }
-  if (synchronous_) synchronize(stream_);
 }
 
 void CudaBackend::do_full_attention(View out, ConstView qkv, int num_heads, float scale) {
@@ -228,11 +227,10 @@ void CudaBackend::do_full_attention(View out, ConstView qkv, int num_heads, floa
   args.score_scale = scale;
   if (out.dtype() == qkv.dtype() && fast_takes(args, qkv.dtype(), qkv.dim(0)) &&
       prefill_takes(args)) {
-    prefill_attention(args, stream_);
+    prefill_attention(args, launcher_);
   } else {
-    plain_attention(args, qkv.dtype(), info_, stream_);
+    plain_attention(args, qkv.dtype(), info_, launcher_);
   }
-  if (synchronous_) synchronize(stream_);
 }
 
 }  // namespace videre::cuda

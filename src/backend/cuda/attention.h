@@ -1,11 +1,11 @@
 // What the attention kernels share: one struct of arguments for paged and dense keys, and how
 // blocks find their part of a batch on the device. attention.cu checks and chooses;
-// attention_plain.cu computes anything in float, attention_decode.cu and attention_prefill.cu are
-// the fast ways of bfloat16.
+// attention_plain.cu computes anything in float, attention_decode.cu, attention_prefill.cu and
+// attention_hopper.cu are the fast ways of bfloat16.
 #pragma once
 
 #include "backend/cuda/kernel.h"
-#include "backend/cuda/runtime.h"
+#include "backend/cuda/launcher.h"
 
 namespace videre::cuda {
 
@@ -71,15 +71,15 @@ inline int64_t most_tiles(const AttentionArgs& args, int tokens_a_tile) {
 
 constexpr float kLog2e = 1.4426950408889634f;
 
-// Each queues its kernels on `stream`.
+// Each queues its kernels.
 void plain_attention(const AttentionArgs& args, DType dtype, const DeviceInfo& device,
-                     Stream stream);
+                     Launcher& launcher);
 bool prefill_takes(const AttentionArgs& args);
-void prefill_attention(const AttentionArgs& args, Stream stream);
+void prefill_attention(const AttentionArgs& args, Launcher& launcher);
 bool decode_takes(const AttentionArgs& args);
 int64_t decode_scratch_bytes(const AttentionArgs& args, const DeviceInfo& device);
 void decode_attention(const AttentionArgs& args, void* scratch, const DeviceInfo& device,
-                      Stream stream);
+                      Launcher& launcher);
 
 #if defined(__CUDACC__) || defined(VIDERE_CUDA_EMULATED)
 

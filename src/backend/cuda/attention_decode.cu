@@ -498,7 +498,7 @@ __global__ void __launch_bounds__(kThreads)
 int blocks_on(const DeviceInfo& device) { return 2 * device.num_multiprocessors; }
 
 template <typename C, int kHeadDim, int kHeadTiles>
-void queue(DecodeArgs& args, Stream stream) {
+void queue(DecodeArgs& args, Launcher& launcher) {
   using Tiles = Tiling<C, kHeadDim>;
   const AttentionArgs& in = args.in;
   // No more blocks than the longest sequences that the tables can name give work to.
@@ -513,22 +513,22 @@ void queue(DecodeArgs& args, Stream stream) {
   shape.block = dim3(kThreads);
   shape.shared_bytes = Tiles::kSharedBytes;
   shape.overlap = true;
-  launch(decode_kernel<C, kHeadDim, kHeadTiles>, shape, stream, args);
+  launcher(decode_kernel<C, kHeadDim, kHeadTiles>, shape, args);
 
   const int heads_a_block = int64_t{in.num_seqs} * in.num_kv_heads < 256 ? 1 : in.group;
   shape.grid = dim3(in.num_seqs, in.num_kv_heads * (in.group / heads_a_block));
   shape.shared_bytes = kWarps * (in.head_dim + 1) * static_cast<int>(sizeof(float));
-  launch(merge_kernel, shape, stream, args, Tiles::kTileKeys, heads_a_block);
+  launcher(merge_kernel, shape, args, Tiles::kTileKeys, heads_a_block);
 }
 
 template <typename C>
-void queue(DecodeArgs& args, Stream stream) {
+void queue(DecodeArgs& args, Launcher& launcher) {
   if (args.in.group > 8) {
-    queue<C, 128, 2>(args, stream);
+    queue<C, 128, 2>(args, launcher);
   } else if (args.in.head_dim > 64) {
-    queue<C, 128, 1>(args, stream);
+    queue<C, 128, 1>(args, launcher);
   } else {
-    queue<C, 64, 1>(args, stream);
+    queue<C, 64, 1>(args, launcher);
   }
 }
 
@@ -544,10 +544,11 @@ int64_t decode_scratch_bytes(const AttentionArgs& args, const DeviceInfo& device
 }
 
 void decode_attention(const AttentionArgs& args, void* scratch, const DeviceInfo& device,
-                      Stream stream) {
+                      Launcher& launcher) {
   DecodeArgs decode{args, static_cast<float*>(scratch), blocks_on(device)};
   decode.in.score_scale *= kLog2e;
-  args.cache_dtype == DType::kBF16 ? queue<BF16>(decode, stream) : queue<uint8_t>(decode, stream);
+  args.cache_dtype == DType::kBF16 ? queue<BF16>(decode, launcher)
+                                   : queue<uint8_t>(decode, launcher);
 }
 
 }  // namespace videre::cuda

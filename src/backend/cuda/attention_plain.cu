@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(AttentionArgs args, Siz
 }  // namespace
 
 void plain_attention(const AttentionArgs& args, DType dtype, const DeviceInfo& device,
-                     Stream stream) {
+                     Launcher& launcher) {
   Sizes sizes;
   sizes.tokens = args.group < kTileRows ? kTileRows / args.group : 1;
   sizes.rows = sizes.tokens * args.group;
@@ -136,8 +136,7 @@ void plain_attention(const AttentionArgs& args, DType dtype, const DeviceInfo& d
   shape.block = dim3(kThreads);
   shape.shared_bytes = sizes.shared_bytes();
   shape.overlap = true;
-  launch(dtype == DType::kBF16 ? plain_kernel<BF16> : plain_kernel<float>, shape, stream, args,
-         sizes);
+  launcher(dtype == DType::kBF16 ? plain_kernel<BF16> : plain_kernel<float>, shape, args, sizes);
 }
 
 }  // namespace videre::cuda

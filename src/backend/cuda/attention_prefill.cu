@@ -317,7 +317,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <typename C, int kHeadDim>
-void queue(const AttentionArgs& args, Stream stream) {
+void queue(const AttentionArgs& args, Launcher& launcher) {
   using Tiles = Tiling<C, kHeadDim>;
   const int tokens_a_tile = Tiles::kRows / args.group;
   LaunchShape shape;
@@ -325,7 +325,7 @@ void queue(const AttentionArgs& args, Stream stream) {
   shape.block = dim3(kThreads);
   shape.shared_bytes = Tiles::kSharedBytes;
   shape.overlap = true;
-  launch(prefill_kernel<C, kHeadDim>, shape, stream, args, tokens_a_tile);
+  launcher(prefill_kernel<C, kHeadDim>, shape, args, tokens_a_tile);
 }
 
 }  // namespace
@@ -334,17 +334,18 @@ bool prefill_takes(const AttentionArgs& args) {
   return args.group <= 64 && args.head_dim <= 128 && args.score_scale > 0;
 }
 
-void prefill_attention(const AttentionArgs& args, Stream stream) {
+void prefill_attention(const AttentionArgs& args, Launcher& launcher) {
   AttentionArgs scaled = args;
   scaled.score_scale *= kLog2e;
   if (args.cache_dtype == DType::kF8E4M3) {
-    args.head_dim <= 64 ? queue<uint8_t, 64>(scaled, stream) : queue<uint8_t, 128>(scaled, stream);
+    args.head_dim <= 64 ? queue<uint8_t, 64>(scaled, launcher)
+                        : queue<uint8_t, 128>(scaled, launcher);
   } else if (args.head_dim <= 64) {
-    queue<BF16, 64>(scaled, stream);
+    queue<BF16, 64>(scaled, launcher);
   } else if (args.head_dim <= 80) {
-    queue<BF16, 80>(scaled, stream);
+    queue<BF16, 80>(scaled, launcher);
   } else {
-    queue<BF16, 128>(scaled, stream);
+    queue<BF16, 128>(scaled, launcher);
   }
 }
 

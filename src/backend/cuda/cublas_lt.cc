@@ -90,11 +90,13 @@ class Library final : public CublasLt {
         handle_(handle),
         workspace_(workspace),
         workspace_bytes_(static_cast<size_t>(workspace_bytes)) {}
-  ~Library() override { f_.cublasLtDestroy(handle_); }
+  ~Library() override {
+    if (healthy()) f_.cublasLtDestroy(handle_);
+  }
 
   bool matmul(void* out, DType out_dtype, int64_t ldo, const void* x, int64_t ldx, const void* w,
               int64_t ldw, const void* bias, int64_t rows, int64_t n, int64_t k,
-              Stream stream) override {
+              Launcher& launcher) override {
     // Its matrices lie in columns: out^T [n, rows] = w [k, n]^T x [k, rows].
     const int out_type = out_dtype == DType::kF32 ? kTypeFloat : kTypeBF16;
     Object operation(f_.cublasLtMatmulDescDestroy), a(f_.cublasLtMatrixLayoutDestroy),
@@ -108,9 +110,13 @@ class Library final : public CublasLt {
     if (!made) return false;
     const auto run = [&](const Heuristic& way) {
       const float alpha = 1, beta = 0;
-      return f_.cublasLtMatmul(handle_, operation.value, &alpha, w, a.value, x, b.value, &beta, out,
-                               d.value, out, d.value, way.algorithm, workspace_, workspace_bytes_,
-                               stream) == 0;
+      bool queued = true;
+      launcher.queue([&] {
+        queued = f_.cublasLtMatmul(handle_, operation.value, &alpha, w, a.value, x, b.value, &beta,
+                                   out, d.value, out, d.value, way.algorithm, workspace_,
+                                   workspace_bytes_, launcher.stream()) == 0;
+      });
+      return queued;
     };
     // What it finds best holds for numbers of rows nearby.
     const int64_t step = rows <= 1024 ? 64 : 512, near = ceil_div(rows, step) * step;

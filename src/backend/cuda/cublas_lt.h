@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "backend/cuda/runtime.h"
+#include "backend/cuda/launcher.h"
 
 namespace videre::cuda {
 
@@ -20,7 +20,7 @@ class CublasLt {
   /// nothing is queued then.
   virtual bool matmul(void* out, DType out_dtype, int64_t ldo, const void* x, int64_t ldx,
                       const void* w, int64_t ldw, const void* bias, int64_t rows, int64_t n,
-                      int64_t k, Stream stream) = 0;
+                      int64_t k, Launcher& launcher) = 0;
 
   static constexpr int64_t kWorkspaceBytes = 64 << 20;
 };

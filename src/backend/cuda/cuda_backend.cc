@@ -1,7 +1,6 @@
 #include "backend/cuda/cuda_backend.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -21,7 +20,9 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, kAlign) * kAlign; }
 // next ones are filled. One thread alone reads the page cache at a fifth of the bus.
 class CudaBackend::Loader {
  public:
-  Loader() : pool_(std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, 16)) {
+  explicit Loader(Launcher& launcher)
+      : launcher_(launcher),
+        pool_(std::clamp<int>(static_cast<int>(std::thread::hardware_concurrency()), 1, 16)) {
     for (Piece& piece : pieces_) {
       piece.pinned = static_cast<char*>(pinned_malloc(kPieceBytes));
       piece.taken = make_event();
@@ -29,28 +30,24 @@ class CudaBackend::Loader {
   }
   ~Loader() {
     for (Piece& piece : pieces_) {
-      wait_until_taken(piece);
+      launcher_.wait_for(piece.taken);
       if (piece.pinned != nullptr) pinned_free(piece.pinned);
       destroy_event(piece.taken);
     }
   }
 
-  void copy(char* device, const char* host, int64_t bytes, Stream stream) {
+  void copy(char* device, const char* host, int64_t bytes) {
     for (int64_t begin = 0; begin < bytes; begin += kPieceBytes) {
       const int64_t count = std::min(kPieceBytes, bytes - begin);
       Piece& piece = pieces_[next_++ % kPieces];
-      if (piece.pinned == nullptr) {  // no pinned memory: the slow way
-        copy_async(device + begin, host + begin, count, stream);
-        continue;
-      }
-      wait_until_taken(piece);
+      if (piece.pinned == nullptr) return;  // a failure, which is known
+      launcher_.wait_for(piece.taken);
       pool_.parallel_for(ceil_div(count, kPart), 1, [&](int64_t first, int64_t last, int) {
         const int64_t from = first * kPart;
         std::memcpy(piece.pinned + from, host + begin + from, std::min(count, last * kPart) - from);
       });
-      copy_async(device + begin, piece.pinned, count, stream);
-      record(piece.taken, stream);
-      piece.used = true;
+      launcher_.copy(device + begin, piece.pinned, count);
+      record(piece.taken, launcher_.stream());
     }
   }
 
@@ -60,13 +57,9 @@ class CudaBackend::Loader {
   struct Piece {
     char* pinned = nullptr;
     Event taken{};
-    bool used = false;
   };
 
-  static void wait_until_taken(const Piece& piece) {
-    while (piece.used && !finished(piece.taken) && cuda_health().ok()) std::this_thread::yield();
-  }
-
+  Launcher& launcher_;
   ThreadPool pool_;
   Piece pieces_[kPieces];
   uint64_t next_ = 0;
@@ -74,12 +67,10 @@ class CudaBackend::Loader {
 
 CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
     : info_(std::move(info)),
-      stream_(make_stream()),
       synchronous_(options.synchronous),
       use_graphs_(options.use_graphs && !options.synchronous),
-      step_timeout_ms_(options.step_timeout_ms) {
+      launcher_(options.synchronous, options.step_timeout_ms) {
   for (Turn& turn : turns_) turn.done = make_event();
-  for (Event* event : {&marks_[0], &marks_[1], &drained_}) *event = make_event();
   scratch_bytes_ = CublasLt::kWorkspaceBytes + kTurns * kTurnBytes;
   if (void* workspace = device_malloc(CublasLt::kWorkspaceBytes)) {
     adopted_.push_back(workspace);
@@ -88,13 +79,7 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
 }
 
 CudaBackend::~CudaBackend() {
-  drain();
-  if (!health()
-           .ok()) {  // whatever frees device memory may wait for ever: the process's end does it
-    (void)cublas_.release();
-    (void)loader_.release();
-    return;
-  }
+  launcher_.drain();
   for (auto& [key, graph] : graphs_) destroy_graph(graph);
   for (Turn& turn : turns_) {
     finish_turn(turn);
@@ -102,10 +87,9 @@ CudaBackend::~CudaBackend() {
     if (turn.device != nullptr) device_free(turn.device);
     destroy_event(turn.done);
   }
-  for (const Event event : {marks_[0], marks_[1], drained_}) destroy_event(event);
+  if (bounce_ != nullptr) pinned_free(bounce_);
   for (void* memory : adopted_) device_free(memory);
   if (scratch_ != nullptr) device_free(scratch_);
-  destroy_stream(stream_);
 }
 
 Tensor CudaBackend::allocate(DType dtype, Shape shape) {
@@ -120,13 +104,12 @@ Tensor CudaBackend::allocate(DType dtype, Shape shape) {
                       __FILE__, __LINE__);
     return Tensor(View(nullptr, dtype, shape), nullptr);
   }
-  set_async(memory, 0, std::max<int64_t>(bytes, kAlign), stream_);
-  if (synchronous_) synchronize(stream_);
+  launcher_.queue(
+      [&] { set_async(memory, 0, std::max<int64_t>(bytes, kAlign), launcher_.stream()); });
   allocated_bytes_ += bytes;
   return Tensor(View(memory, dtype, shape),
                 std::shared_ptr<void>(memory, [this, bytes, on_host](void* p) {
-                  drain();
-                  if (!health().ok()) return;
+                  launcher_.drain();
                   on_host ? pinned_free(p) : device_free(p);
                   allocated_bytes_ -= bytes;
                 }));
@@ -143,8 +126,8 @@ ConstView CudaBackend::adopt(ConstView host) {
   }
   adopted_.push_back(memory);
   weight_bytes_ += bytes;
-  if (!loader_) loader_ = std::make_unique<Loader>();
-  loader_->copy(static_cast<char*>(memory), static_cast<const char*>(host.raw()), bytes, stream_);
+  if (!loader_) loader_ = std::make_unique<Loader>(launcher_);
+  loader_->copy(static_cast<char*>(memory), static_cast<const char*>(host.raw()), bytes);
   return ConstView(memory, host.dtype(), host.shape());
 }
 
@@ -154,42 +137,74 @@ void CudaBackend::upload(View dst, const void* src) {
   if (bytes == 0) return;
   if (const int64_t offset = take(turn(), bytes); offset >= 0) {
     std::memcpy(turn().pinned + offset, src, bytes);
-    src = turn().pinned + offset;
+    launcher_.copy(dst.raw(), turn().pinned + offset, bytes);
+  } else {
+    copy_in_pieces(dst.raw(), src, bytes);
   }
-  copy_async(dst.raw(), src, bytes,
-             stream_);  // from pageable memory this returns when the bytes are taken
-  if (synchronous_) synchronize(stream_);
+}
+
+char* CudaBackend::bounce() {
+  if (bounce_ == nullptr) bounce_ = static_cast<char*>(pinned_malloc(kBounceBytes));
+  return bounce_;
+}
+
+void CudaBackend::copy_in_pieces(void* device, const void* host, int64_t bytes) {
+  if (bounce() == nullptr) return;
+  for (int64_t begin = 0; begin < bytes; begin += kBounceBytes) {
+    const int64_t count = std::min(kBounceBytes, bytes - begin);
+    std::memcpy(bounce_, static_cast<const char*>(host) + begin, count);
+    launcher_.copy(static_cast<char*>(device) + begin, bounce_, count);
+    launcher_.drain();
+  }
 }
 
 void CudaBackend::download(void* dst, ConstView src) {
   const int64_t size = static_cast<int64_t>(dtype_size(src.dtype()));
   if (src.numel() == 0) return;
+  char* to = static_cast<char*>(dst);
+  const char* from = static_cast<const char*>(src.raw());
+  const auto fetch_piece = [&](int64_t bytes, auto&& copy) {
+    if (bounce() != nullptr) launcher_.queue(copy);
+    launcher_.drain();
+    if (healthy()) {
+      std::memcpy(to, bounce_, bytes);
+    } else {
+      std::memset(to, 0, bytes);
+    }
+    to += bytes;
+  };
+  const int64_t width = src.dim(-1) * size, stride = row_stride(src) * size;
   if (src.contiguous()) {
-    copy_async(dst, src.raw(), static_cast<int64_t>(src.size_bytes()), stream_);
-  } else if (const int64_t stride = row_stride(src); stride >= 0) {
-    copy_rows_async(dst, src.dim(-1) * size, src.raw(), stride * size, src.dim(-1) * size,
-                    num_rows(src), stream_);
+    const auto bytes = static_cast<int64_t>(src.size_bytes());
+    for (int64_t begin = 0; begin < bytes; begin += kBounceBytes) {
+      const int64_t count = std::min(kBounceBytes, bytes - begin);
+      fetch_piece(count, [&] { copy_async(bounce_, from + begin, count, launcher_.stream()); });
+    }
+  } else if (stride >= 0 && width <= kBounceBytes) {
+    const int64_t rows = num_rows(src), most = kBounceBytes / width;
+    for (int64_t row = 0; row < rows; row += most) {
+      const int64_t count = std::min(most, rows - row);
+      fetch_piece(count * width, [&] {
+        copy_rows_async(bounce_, width, from + row * stride, stride, width, count,
+                        launcher_.stream());
+      });
+    }
   } else {
     for (int64_t i = 0; i < src.dim(0); ++i) {
       const ConstView part = src[i];
-      download(static_cast<char*>(dst) + i * part.numel() * size, part);
+      download(to + i * part.numel() * size, part);
     }
-    return;
   }
-  drain();
 }
 
 void CudaBackend::zero(View x) {
   if (x.numel() == 0) return;
   const int64_t size = static_cast<int64_t>(dtype_size(x.dtype()));
-  if (x.contiguous()) {
-    set_async(x.raw(), 0, static_cast<int64_t>(x.size_bytes()), stream_);
-  } else if (x.rank() == 1) {
-    set_async(x.raw(), 0, x.dim(0) * size, stream_);
+  if (x.contiguous() || x.rank() == 1) {
+    launcher_.queue([&] { set_async(x.raw(), 0, x.numel() * size, launcher_.stream()); });
   } else {
     for (int64_t i = 0; i < x.dim(0); ++i) zero(x[i]);
   }
-  if (synchronous_) synchronize(stream_);
 }
 
 void* CudaBackend::scratch(int64_t bytes) {
@@ -224,7 +239,7 @@ const void* CudaBackend::staged(const void* host, int64_t bytes) {
   if (bytes == 0) return nullptr;
   if (const int64_t offset = take(turn(), bytes); offset >= 0) {
     std::memcpy(turn().pinned + offset, host, bytes);
-    copy_async(turn().device + offset, turn().pinned + offset, bytes, stream_);
+    launcher_.copy(turn().device + offset, turn().pinned + offset, bytes);
     return turn().device + offset;
   }
   void* device = device_malloc(bytes);
@@ -234,7 +249,7 @@ const void* CudaBackend::staged(const void* host, int64_t bytes) {
     return nullptr;
   }
   turn().extra_device.push_back(device);
-  copy_async(device, host, bytes, stream_);
+  copy_in_pieces(device, host, bytes);
   return device;
 }
 
@@ -246,15 +261,13 @@ void CudaBackend::fetch(const void* device, int64_t bytes,
     pinned = static_cast<char*>(pinned_malloc(bytes));
     turn().extra_pinned.push_back(pinned);
   }
-  copy_async(pinned, device, bytes, stream_);
+  launcher_.copy(pinned, device, bytes);
   turn().fetches.push_back({pinned, std::move(then)});
 }
 
 void CudaBackend::finish_turn(Turn& turn) {
-  if (health().ok()) {  // freeing waits for the device, which a failed one may never answer
-    for (void* memory : turn.extra_pinned) pinned_free(memory);
-    for (void* memory : turn.extra_device) device_free(memory);
-  }
+  for (void* memory : turn.extra_pinned) pinned_free(memory);
+  for (void* memory : turn.extra_device) device_free(memory);
   turn.fetches.clear();
   turn.extra_pinned.clear();
   turn.extra_device.clear();
@@ -264,7 +277,7 @@ void CudaBackend::finish_turn(Turn& turn) {
 
 uint64_t CudaBackend::submit() {
   Turn& turn = turns_[current_];
-  if (!stuck_) record(turn.done, stream_);
+  record(turn.done, launcher_.stream());
   turn.ticket = ++last_ticket_;
   current_ = (current_ + 1) % kTurns;
   if (turns_[current_].ticket != 0) wait(turns_[current_].ticket);  // its memory is needed again
@@ -274,8 +287,8 @@ uint64_t CudaBackend::submit() {
 void CudaBackend::wait(uint64_t ticket) {
   for (Turn& turn : turns_) {
     if (turn.ticket != ticket) continue;
-    wait_for(turn.done);
-    if (health().ok()) {
+    launcher_.wait_for(turn.done);
+    if (healthy()) {
       for (const Turn::Fetch& fetch : turn.fetches) fetch.then(fetch.host);
     }
     finish_turn(turn);
@@ -283,50 +296,17 @@ void CudaBackend::wait(uint64_t ticket) {
   }
 }
 
-void CudaBackend::wait_for(Event event) {
-  using Clock = std::chrono::steady_clock;
-  const auto begin = Clock::now();
-  for (int64_t round = 0; !finished(event); ++round) {
-    if (!health().ok()) break;
-    if (round < 2000) continue;  // a step takes milliseconds; the first moments are worth a core
-    std::this_thread::sleep_for(std::chrono::microseconds(20));
-    const auto waited =
-        std::chrono::duration_cast<std::chrono::milliseconds>(Clock::now() - begin).count();
-    if (step_timeout_ms_ > 0 && waited > step_timeout_ms_) {
-      report_cuda_error(702, "a step that did not end in time: cudaEventQuery", __FILE__, __LINE__);
-      break;
-    }
-  }
-  stuck_ = stuck_ || !health().ok();
-}
-
-void CudaBackend::drain() {
-  if (stuck_) return;
-  record(drained_, stream_);
-  wait_for(drained_);
-}
-
-void CudaBackend::keep_pace() {
-  if (recording_ || stuck_) return;
-  Event& mark = marks_[num_launched_ / kMarkEvery % 2];
-  wait_for(mark);
-  if (!stuck_) record(mark, stream_);
-}
-
 void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
-  if (stuck_) return;
   const auto found = key == 0 || observing() ? graphs_.end() : graphs_.find(key);
   if (found == graphs_.end()) return ops();
-  replay(found->second, stream_);
+  launcher_.queue([&] { replay(found->second, launcher_.stream()); });
 }
 
 void CudaBackend::record_step(uint64_t key, const std::function<void()>& ops) {
-  if (!use_graphs_ || observing() || stuck_ || graphs_.contains(key)) return;
-  recording_ = true;
-  begin_recording(stream_);
+  if (!use_graphs_ || observing() || graphs_.contains(key)) return;
+  launcher_.start_recording();
   ops();
-  if (const Graph graph = end_recording(stream_)) graphs_[key] = graph;
-  recording_ = false;
+  if (const Graph graph = launcher_.finish_recording()) graphs_[key] = graph;
 }
 
 Status CudaBackend::health() const { return cuda_health(); }
@@ -338,7 +318,7 @@ DeviceMemory CudaBackend::memory() const {
   out.weights = weight_bytes_;
   out.tensors = allocated_bytes_;
   out.scratch = scratch_bytes_;
-  if (loaded_ && health().ok()) {
+  if (loaded_ && healthy()) {
     out.driver = info_.free_bytes - free_when_loaded_ - weight_bytes_ - loaded_tensor_bytes_ -
                  scratch_bytes_;
     out.changed = free_when_loaded_ - free_device_bytes(info_.free_bytes);
@@ -347,7 +327,7 @@ DeviceMemory CudaBackend::memory() const {
 }
 
 void CudaBackend::finish_loading() {
-  drain();
+  launcher_.drain();
   loader_.reset();
   loaded_ = true;
   free_when_loaded_ = free_device_bytes(info_.free_bytes);

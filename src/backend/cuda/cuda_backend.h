@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
-#include "backend/cuda/runtime.h"
+#include "backend/cuda/launcher.h"
 
 namespace videre::cuda {
 
@@ -23,7 +23,7 @@ class CudaBackend final : public Backend {
 
   std::string_view name() const override { return "cuda"; }
   const DeviceInfo& info() const { return info_; }
-  Stream stream() const { return stream_; }
+  Launcher& launcher() { return launcher_; }
 
   Tensor allocate(DType dtype, Shape shape) override;
   ConstView adopt(ConstView host) override;
@@ -97,10 +97,7 @@ class CudaBackend final : public Backend {
   /// Queues a kernel.
   template <typename... P, typename... A>
   void run(void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
-    if (++num_launched_ % kMarkEvery == 0) keep_pace();
-    if (stuck_) return;
-    launch(kernel, shape, stream_, std::forward<A>(args)...);
-    if (synchronous_) synchronize(stream_);
+    launcher_(kernel, shape, std::forward<A>(args)...);
   }
 #endif
 
@@ -124,35 +121,27 @@ class CudaBackend final : public Backend {
 
   class Loader;
 
-  /// Blocks until `event` has passed, the device has failed, or a step's time is over, which is a
-  /// failure too.
-  void wait_for(Event event);
-  /// The same for all that is queued.
-  void drain();
-  /// The driver's queue is finite, and a launch into a full one waits for ever when the device
-  /// hangs: no more is queued than fits.
-  void keep_pace();
-
   Turn& turn() { return turns_[current_]; }
   int64_t take(Turn& turn, int64_t bytes);
   void finish_turn(Turn& turn);
+  /// Pinned memory that copies from and to memory of the host's go through: for such copies the
+  /// driver itself would wait, and without an end on a device that hangs.
+  char* bounce();
+  static constexpr int64_t kBounceBytes = 4 << 20;
+  /// Host to device, the slow way.
+  void copy_in_pieces(void* device, const void* host, int64_t bytes);
 
   DeviceInfo info_;
-  Stream stream_{};
   bool synchronous_ = false, use_graphs_ = true, loaded_ = false;
+  Launcher launcher_;
   int64_t allocated_bytes_ = 0, weight_bytes_ = 0, scratch_bytes_ = 0, scratch_held_ = 0;
   void* scratch_ = nullptr;
   std::vector<void*> adopted_;  // weights, and scratch that recorded steps still use
   Turn turns_[kTurns];
   int current_ = 0;
   uint64_t last_ticket_ = 0;
-  int64_t step_timeout_ms_ = 0;
+  char* bounce_ = nullptr;
   std::unordered_map<uint64_t, Graph> graphs_;
-  bool recording_ = false;
-  bool stuck_ = false;  // a step did not end: nothing is queued any more
-  static constexpr int kMarkEvery = 128;
-  uint64_t num_launched_ = 0;
-  Event marks_[2] = {}, drained_{};
   int64_t free_when_loaded_ = 0, loaded_tensor_bytes_ = 0;
   // States that the last run of these ops wrote: one that comes again at once may not be fetched
   // early.

@@ -197,7 +197,7 @@ void CudaBackend::run_linear(View out, const Operand& x, const Weight& weight, b
   if (x.data.dtype() == DType::kBF16 && in_pieces(stored, args)) {
     switch (choose(stored, args, cublas_ != nullptr)) {
       case Way::kRow:
-        run_row(args, info_.num_multiprocessors, stream_);
+        run_row(args, info_.num_multiprocessors, launcher_);
         break;
       case Way::kDecode: {
         // Cards whose blocks have 99 KB of shared memory hold 32 rows of x.
@@ -208,22 +208,21 @@ void CudaBackend::run_linear(View out, const Operand& x, const Weight& weight, b
           const DecodePlan plan =
               plan_decode(stored, slice.rows, args.n, args.k, info_.num_multiprocessors);
           void* parts = plan.part_bytes > 0 ? scratch(plan.part_bytes) : nullptr;
-          run_decode(plan, stored, slice, parts, stream_);
+          run_decode(plan, stored, slice, parts, launcher_);
         }
         break;
       }
       case Way::kLibrary:
         if (cublas_->matmul(args.out, out.dtype(), args.out_stride, args.x, args.x_stride,
                             args.weight, args.weight_stride / 2, args.bias.data, args.rows, args.n,
-                            args.k, stream_)) {
+                            args.k, launcher_)) {
           if (relu2) do_relu2({out}, out);
           break;
         }
         [[fallthrough]];
       case Way::kGemm:
-        run_gemm(stored, args, stream_);
+        run_gemm(stored, args, launcher_);
     }
-    if (synchronous_) synchronize(stream_);
     return;
   }
   with_type(x.data.dtype(), [&]<typename T>(T) {

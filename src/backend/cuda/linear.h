@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "backend/cuda/runtime.h"
+#include "backend/cuda/launcher.h"
 
 namespace videre::cuda {
 
@@ -104,13 +104,13 @@ constexpr int64_t kDecodeRows = 64;
 DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int num_multiprocessors);
 /// `parts` is scratch.
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
-                Stream stream);
+                Launcher& launcher);
 
 /// One or two rows of bf16 by bf16 weights.
 constexpr int64_t kRowRows = 2;
-void run_row(const LinearArgs& args, int num_multiprocessors, Stream stream);
+void run_row(const LinearArgs& args, int num_multiprocessors, Launcher& launcher);
 
 /// Many rows of bf16 by the same weights, on tensor cores.
-void run_gemm(Stored stored, const LinearArgs& args, Stream stream);
+void run_gemm(Stored stored, const LinearArgs& args, Launcher& launcher);
 
 }  // namespace videre::cuda

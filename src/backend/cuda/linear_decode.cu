@@ -421,22 +421,22 @@ DecodePlan plan_stored(int64_t rows, int64_t n, int64_t k, int num_multiprocesso
 }
 
 template <Stored kStored>
-void run_stored(const DecodePlan& plan, const LinearArgs& args, void* parts, Stream stream) {
+void run_stored(const DecodePlan& plan, const LinearArgs& args, void* parts, Launcher& launcher) {
   with_shape<kStored>(args.rows, [&](auto shape, auto kernel) {
     using Shape = decltype(shape);
     const Cut cut{static_cast<int>(plan.stages), static_cast<int>(plan.piece),
                   static_cast<int>(plan.each), static_cast<int>(plan.extra)};
-    launch(kernel,
-           {.grid = dim3(plan.blocks),
-            .block = dim3(Shape::kThreads),
-            .shared_bytes = Shape::kSharedBytes,
-            .overlap = true},
-           stream, args, cut, static_cast<float4*>(parts));
+    launcher(kernel,
+             {.grid = dim3(plan.blocks),
+              .block = dim3(Shape::kThreads),
+              .shared_bytes = Shape::kSharedBytes,
+              .overlap = true},
+             args, cut, static_cast<float4*>(parts));
     if (plan.part_bytes == 0) return;
     const int64_t fragments = ceil_div(args.n, Shape::kTileN) * Shape::kFragments;
-    launch(add_parts_kernel<Shape::kTokenTiles, Shape::kRowTiles, Shape::kWarpsN>,
-           {.grid = dim3(ceil_div(fragments, 256)), .block = dim3(256), .overlap = true}, stream,
-           args, cut, static_cast<const float4*>(parts));
+    launcher(add_parts_kernel<Shape::kTokenTiles, Shape::kRowTiles, Shape::kWarpsN>,
+             {.grid = dim3(ceil_div(fragments, 256)), .block = dim3(256), .overlap = true}, args,
+             cut, static_cast<const float4*>(parts));
   });
 }
 
@@ -454,14 +454,14 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
 }
 
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
-                Stream stream) {
+                Launcher& launcher) {
   switch (stored) {
     case Stored::kFp8:
-      return run_stored<Stored::kFp8>(plan, args, parts, stream);
+      return run_stored<Stored::kFp8>(plan, args, parts, launcher);
     case Stored::kNvfp4:
-      return run_stored<Stored::kNvfp4>(plan, args, parts, stream);
+      return run_stored<Stored::kNvfp4>(plan, args, parts, launcher);
     default:
-      return run_stored<Stored::kBF16>(plan, args, parts, stream);
+      return run_stored<Stored::kBF16>(plan, args, parts, launcher);
   }
 }
 

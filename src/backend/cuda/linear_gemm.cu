@@ -231,26 +231,26 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <Stored kStored>
-void run_stored(const LinearArgs& args, Stream stream) {
+void run_stored(const LinearArgs& args, Launcher& launcher) {
   const int row_tiles = static_cast<int>(ceil_div(args.rows, kTile));
   const int column_tiles = static_cast<int>(ceil_div(args.n, kTile));
-  launch(gemm_kernel<kStored>,
-         {.grid = dim3(row_tiles * column_tiles),
-          .block = dim3(kThreads),
-          .shared_bytes = kSharedBytes},
-         stream, args, row_tiles, column_tiles);
+  launcher(gemm_kernel<kStored>,
+           {.grid = dim3(row_tiles * column_tiles),
+            .block = dim3(kThreads),
+            .shared_bytes = kSharedBytes},
+           args, row_tiles, column_tiles);
 }
 
 }  // namespace
 
-void run_gemm(Stored stored, const LinearArgs& args, Stream stream) {
+void run_gemm(Stored stored, const LinearArgs& args, Launcher& launcher) {
   switch (stored) {
     case Stored::kFp8:
-      return run_stored<Stored::kFp8>(args, stream);
+      return run_stored<Stored::kFp8>(args, launcher);
     case Stored::kNvfp4:
-      return run_stored<Stored::kNvfp4>(args, stream);
+      return run_stored<Stored::kNvfp4>(args, launcher);
     default:
-      return run_stored<Stored::kBF16>(args, stream);
+      return run_stored<Stored::kBF16>(args, launcher);
   }
 }
 

@@ -87,19 +87,19 @@ __global__ void __launch_bounds__(kThreads) row_kernel(LinearArgs p) {
 }
 
 template <int kRows>
-void run_rows(const LinearArgs& args, int num_multiprocessors, Stream stream) {
+void run_rows(const LinearArgs& args, int num_multiprocessors, Launcher& launcher) {
   // Two outputs a warp share x; with few outputs more warps count for more.
   const int outputs = args.n >= int64_t{16} * 2 * num_multiprocessors ? 2 : 1;
   const int64_t blocks = ceil_div(args.n, int64_t{kThreads / kWarp} * outputs);
-  launch(outputs == 2 ? row_kernel<kRows, 2> : row_kernel<kRows, 1>,
-         {.grid = dim3(blocks), .block = dim3(kThreads), .overlap = true}, stream, args);
+  launcher(outputs == 2 ? row_kernel<kRows, 2> : row_kernel<kRows, 1>,
+           {.grid = dim3(blocks), .block = dim3(kThreads), .overlap = true}, args);
 }
 
 }  // namespace
 
-void run_row(const LinearArgs& args, int num_multiprocessors, Stream stream) {
-  if (args.rows == 1) return run_rows<1>(args, num_multiprocessors, stream);
-  run_rows<2>(args, num_multiprocessors, stream);
+void run_row(const LinearArgs& args, int num_multiprocessors, Launcher& launcher) {
+  if (args.rows == 1) return run_rows<1>(args, num_multiprocessors, launcher);
+  run_rows<2>(args, num_multiprocessors, launcher);
 }
 
 }  // namespace videre::cuda

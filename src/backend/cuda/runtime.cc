@@ -1,7 +1,7 @@
 #if !defined(VIDERE_CUDA_EMULATED)
 #include "backend/cuda/runtime.h"
 
-#include <cstring>
+#include <atomic>
 #include <mutex>
 #include <string_view>
 
@@ -13,11 +13,13 @@ namespace {
 
 std::mutex health_mutex;
 Status first_failure;
+std::atomic<bool> failed{false};
 
 }  // namespace
 
 #define VIDERE_CUDA(call)                                         \
   do {                                                            \
+    if (!healthy()) break;                                        \
     if (const cudaError_t error_ = (call); error_ != cudaSuccess) \
       report_cuda_error(error_, #call, __FILE__, __LINE__);       \
   } while (0)
@@ -32,8 +34,11 @@ void report_cuda_error(int error, const char* what, const char* file, int line) 
                              "CUDA: {} failed at {}:{}: {} ({}); the process must be "
                              "started again",
                              what, name, line, cudaGetErrorString(code), cudaGetErrorName(code));
+  failed = true;
   log_error("{}", first_failure.error().message);
 }
+
+bool healthy() { return !failed; }
 
 Status cuda_health() {
   const std::lock_guard lock(health_mutex);
@@ -103,6 +108,7 @@ int64_t free_device_bytes(int64_t when_opened) {
 }
 
 void* device_malloc(int64_t bytes) {
+  if (!healthy()) return nullptr;
   void* memory = nullptr;
   const cudaError_t error = cudaMalloc(&memory, static_cast<size_t>(bytes));
   if (error == cudaErrorMemoryAllocation) {
@@ -112,21 +118,26 @@ void* device_malloc(int64_t bytes) {
   VIDERE_CUDA(error);
   return memory;
 }
-void device_free(void* memory) { cudaFree(memory); }
+void device_free(void* memory) {
+  if (healthy()) cudaFree(memory);
+}
 void* pinned_malloc(int64_t bytes) {
   void* memory = nullptr;
   VIDERE_CUDA(cudaMallocHost(&memory, static_cast<size_t>(bytes)));
   return memory;
 }
-void pinned_free(void* memory) { cudaFreeHost(memory); }
+void pinned_free(void* memory) {
+  if (healthy()) cudaFreeHost(memory);
+}
 
 Stream make_stream() {
   Stream stream{};
   VIDERE_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
   return stream;
 }
-void destroy_stream(Stream stream) { cudaStreamDestroy(stream); }
-void synchronize(Stream stream) { VIDERE_CUDA(cudaStreamSynchronize(stream)); }
+void destroy_stream(Stream stream) {
+  if (healthy()) cudaStreamDestroy(stream);
+}
 void copy_async(void* dst, const void* src, int64_t bytes, Stream stream) {
   if (bytes > 0)
     VIDERE_CUDA(cudaMemcpyAsync(dst, src, static_cast<size_t>(bytes), cudaMemcpyDefault, stream));
@@ -146,9 +157,12 @@ Event make_event() {
   VIDERE_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
   return event;
 }
-void destroy_event(Event event) { cudaEventDestroy(event); }
+void destroy_event(Event event) {
+  if (healthy()) cudaEventDestroy(event);
+}
 void record(Event event, Stream stream) { VIDERE_CUDA(cudaEventRecord(event, stream)); }
 bool finished(Event event) {
+  if (!healthy()) return true;
   const cudaError_t error = cudaEventQuery(event);
   if (error == cudaErrorNotReady) return false;
   VIDERE_CUDA(error);
@@ -169,7 +183,9 @@ Graph end_recording(Stream stream) {
   return out;
 }
 void replay(Graph graph, Stream stream) { VIDERE_CUDA(cudaGraphLaunch(graph, stream)); }
-void destroy_graph(Graph graph) { cudaGraphExecDestroy(graph); }
+void destroy_graph(Graph graph) {
+  if (healthy()) cudaGraphExecDestroy(graph);
+}
 
 }  // namespace videre::cuda
 #endif

@@ -1,8 +1,8 @@
 // What Videre asks of the CUDA runtime: memory, copies, events, recorded graphs. runtime.cc calls
 // the library (linked statically; it opens the driver at run time, so the binary starts without
 // one); runtime_emulated.cc does the same on the host for tests. Failures go to
-// `report_cuda_error`, which keeps the first one for `Backend::health`; after that nothing is
-// queued any more.
+// `report_cuda_error`, which keeps the first one for `Backend::health`; after that these functions
+// do nothing: what is queued, waited for or freed on a failed device may wait for ever.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,6 @@ void pinned_free(void* memory);
 
 Stream make_stream();
 void destroy_stream(Stream stream);
-void synchronize(Stream stream);
 void copy_async(void* dst, const void* src, int64_t bytes, Stream stream);  // any direction
 void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_pitch,
                      int64_t row_bytes, int64_t rows, Stream stream);
@@ -49,7 +48,7 @@ void set_async(void* dst, int byte, int64_t bytes, Stream stream);
 Event make_event();
 void destroy_event(Event event);
 void record(Event event, Stream stream);
-bool finished(Event event);
+bool finished(Event event);  // true after a failure
 
 void begin_recording(Stream stream);
 Graph end_recording(Stream stream);
@@ -58,5 +57,6 @@ void destroy_graph(Graph graph);
 
 /// The first failure so far, or ok. A process's, since a failed context is.
 Status cuda_health();
+bool healthy();  // whether there was none
 
 }  // namespace videre::cuda

@@ -58,7 +58,6 @@ void pinned_free(void* memory) { std::free(memory); }
 
 Stream make_stream() { return 0; }
 void destroy_stream(Stream) {}
-void synchronize(Stream) {}
 void copy_async(void* dst, const void* src, int64_t bytes, Stream) {
   if (bytes > 0) std::memmove(dst, src, static_cast<size_t>(bytes));
 }
@@ -85,6 +84,7 @@ void replay(Graph, Stream) { VIDERE_CHECK(false); }
 void destroy_graph(Graph) {}
 
 Status cuda_health() { return {}; }
+bool healthy() { return true; }
 void report_cuda_error(int error, const char* what, const char* file, int line) {
   VIDERE_CHECK(false) << what << " failed with " << error << " at " << file << ":" << line;
 }
