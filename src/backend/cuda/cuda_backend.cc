@@ -70,7 +70,7 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
       synchronous_(options.synchronous),
       use_graphs_(options.use_graphs && !options.synchronous),
       launcher_(options.synchronous, options.step_timeout_ms) {
-  for (Turn& turn : turns_) turn.done = make_event();
+  for (Turn& turn : turns_) turn.begun = make_event(true), turn.done = make_event(true);
   scratch_bytes_ = CublasLt::kWorkspaceBytes + kTurns * kTurnBytes;
   if (void* workspace = device_malloc(CublasLt::kWorkspaceBytes)) {
     adopted_.push_back(workspace);
@@ -80,12 +80,19 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
 
 CudaBackend::~CudaBackend() {
   launcher_.drain();
+  if (num_timed_ > 0) {
+    const double count = static_cast<double>(num_timed_);
+    log_debug(
+        "cuda: {} recorded steps in a row took {:.3f} ms each; before each the device had "
+        "{:.1f} us nothing to do",
+        num_timed_, timed_ms_ / count, 1e3 * idle_ms_ / count);
+  }
   for (auto& [key, graph] : graphs_) destroy_graph(graph);
   for (Turn& turn : turns_) {
     finish_turn(turn);
     if (turn.pinned != nullptr) pinned_free(turn.pinned);
     if (turn.device != nullptr) device_free(turn.device);
-    destroy_event(turn.done);
+    for (const Event event : {turn.begun, turn.done}) destroy_event(event);
   }
   if (bounce_ != nullptr) pinned_free(bounce_);
   for (void* memory : adopted_) device_free(memory);
@@ -279,8 +286,11 @@ uint64_t CudaBackend::submit() {
   Turn& turn = turns_[current_];
   record(turn.done, launcher_.stream());
   turn.ticket = ++last_ticket_;
+  turn.replayed = replayed_;
+  replayed_ = false;
   current_ = (current_ + 1) % kTurns;
   if (turns_[current_].ticket != 0) wait(turns_[current_].ticket);  // its memory is needed again
+  launcher_.mark_next(turns_[current_].begun);
   return last_ticket_;
 }
 
@@ -290,15 +300,25 @@ void CudaBackend::wait(uint64_t ticket) {
     launcher_.wait_for(turn.done);
     if (healthy()) {
       for (const Turn::Fetch& fetch : turn.fetches) fetch.then(fetch.host);
+      time_turn(turn);
     }
     finish_turn(turn);
     return;
   }
 }
 
+void CudaBackend::time_turn(const Turn& turn) {
+  const Turn& before = turns_[(&turn - turns_ + kTurns - 1) % kTurns];
+  if (!turn.replayed || !before.replayed || before.ticket != 0) return;
+  ++num_timed_;
+  timed_ms_ += milliseconds_between(before.done, turn.done);
+  idle_ms_ += milliseconds_between(before.done, turn.begun);
+}
+
 void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {
   const auto found = key == 0 || observing() ? graphs_.end() : graphs_.find(key);
   if (found == graphs_.end()) return ops();
+  replayed_ = true;
   launcher_.queue([&] { replay(found->second, launcher_.stream()); });
 }
 

@@ -107,8 +107,9 @@ class CudaBackend final : public Backend {
     char* pinned = nullptr;
     char* device = nullptr;
     int64_t used = 0;
-    Event done{};
-    uint64_t ticket = 0;  // 0: never submitted
+    Event begun{}, done{};
+    uint64_t ticket = 0;    // 0: never submitted
+    bool replayed = false;  // its step was, when it was submitted
     struct Fetch {
       const char* host;
       std::function<void(const void*)> then;
@@ -124,6 +125,8 @@ class CudaBackend final : public Backend {
   Turn& turn() { return turns_[current_]; }
   int64_t take(Turn& turn, int64_t bytes);
   void finish_turn(Turn& turn);
+  /// Of a turn whose work has ended.
+  void time_turn(const Turn& turn);
   /// Pinned memory that copies from and to memory of the host's go through: for such copies the
   /// driver itself would wait, and without an end on a device that hangs.
   char* bounce();
@@ -142,6 +145,11 @@ class CudaBackend final : public Backend {
   uint64_t last_ticket_ = 0;
   char* bounce_ = nullptr;
   std::unordered_map<uint64_t, Graph> graphs_;
+  bool replayed_ = false;  // in this turn
+  // Of replayed steps that came right after another one: what they took, and how long before each
+  // the device had nothing to do.
+  int64_t num_timed_ = 0;
+  double timed_ms_ = 0, idle_ms_ = 0;
   int64_t free_when_loaded_ = 0, loaded_tensor_bytes_ = 0;
   // States that the last run of these ops wrote: one that comes again at once may not be fetched
   // early.

@@ -21,6 +21,10 @@ bool Launcher::may_queue() {
     wait_for(mark);
     record(mark, stream_);
   }
+  if (!recording_ && has_next_mark_) {
+    record(next_mark_, stream_);
+    has_next_mark_ = false;
+  }
   return healthy();
 }
 

@@ -38,6 +38,8 @@ class Launcher {
     queue([&] { copy_async(dst, src, bytes, stream_); });
   }
 
+  /// `event` is recorded where the next piece of work begins.
+  void mark_next(Event event) { next_mark_ = event, has_next_mark_ = true; }
   /// Blocks until `event` has passed, the device has failed, or a step's time is over, which is a
   /// failure too.
   void wait_for(Event event);
@@ -52,13 +54,13 @@ class Launcher {
   bool may_queue();
 
   Stream stream_;
-  bool synchronous_, recording_ = false;
+  bool synchronous_, recording_ = false, has_next_mark_ = false;
   int64_t step_timeout_ms_;
   // The queue is finite, and a launch into a full one waits for ever when the device hangs: no more
   // is queued than fits.
   static constexpr uint64_t kMarkEvery = 128;
   uint64_t num_queued_ = 0;
-  Event marks_[2], drained_;
+  Event marks_[2], drained_, next_mark_{};
 };
 
 }  // namespace videre::cuda

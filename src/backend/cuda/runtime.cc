@@ -152,9 +152,9 @@ void set_async(void* dst, int byte, int64_t bytes, Stream stream) {
   if (bytes > 0) VIDERE_CUDA(cudaMemsetAsync(dst, byte, static_cast<size_t>(bytes), stream));
 }
 
-Event make_event() {
+Event make_event(bool timed) {
   Event event{};
-  VIDERE_CUDA(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+  VIDERE_CUDA(cudaEventCreateWithFlags(&event, timed ? cudaEventDefault : cudaEventDisableTiming));
   return event;
 }
 void destroy_event(Event event) {
@@ -167,6 +167,11 @@ bool finished(Event event) {
   if (error == cudaErrorNotReady) return false;
   VIDERE_CUDA(error);
   return true;
+}
+double milliseconds_between(Event first, Event second) {
+  float out = 0;
+  VIDERE_CUDA(cudaEventElapsedTime(&out, first, second));
+  return out;
 }
 
 void begin_recording(Stream stream) {

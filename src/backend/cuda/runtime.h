@@ -45,10 +45,11 @@ void copy_rows_async(void* dst, int64_t dst_pitch, const void* src, int64_t src_
                      int64_t row_bytes, int64_t rows, Stream stream);
 void set_async(void* dst, int byte, int64_t bytes, Stream stream);
 
-Event make_event();
+Event make_event(bool timed = false);
 void destroy_event(Event event);
 void record(Event event, Stream stream);
-bool finished(Event event);  // true after a failure
+bool finished(Event event);                              // true after a failure
+double milliseconds_between(Event first, Event second);  // timed ones that have passed
 
 void begin_recording(Stream stream);
 Graph end_recording(Stream stream);
