@@ -2,7 +2,7 @@
 // 16 of 80): checked against sums in double on a sample of rows, then timed as recorded steps of
 // many calls whose block tables move over a cache that L2 cannot hold. Prints GB/s of cache where
 // that bounds, TFLOP/s (of what is not masked) where operations do. decode/CACHE/SEQUENCES/CONTEXT,
-// prefill/CACHE/SEQUENCES/ROWS/CONTEXT, append/CACHE/ROWS,
+// prefill/CACHE/SEQUENCES/ROWS/CONTEXT (mma/...: without Hopper's products), append/CACHE/ROWS,
 // mixed/DECODING/ROWS/CONTEXT, tiles/TILES.
 #include <algorithm>
 #include <cmath>
@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cuda/attention.h"
 #include "cuda_bench.h"
 
 namespace videre {
@@ -135,6 +136,27 @@ struct Case {
     const Cache& cache = cache_of(cache_dtype);
     card().paged_attention(out, q, cache.k, cache.v, params, view(i));
   }
+  // By the kernel that is not Hopper's.
+  void attend_plainly(int i) {
+    const Cache& cache = cache_of(cache_dtype);
+    const StepView with = view(i);
+    cuda::AttentionArgs args;
+    args.q = q.view().raw(), args.out = out.view().raw();
+    args.k = cache.k.view().raw(), args.v = cache.v.view().raw();
+    args.q_row = args.out_row = kHeads * kHeadDim;
+    args.cache_dtype = cache_dtype;
+    args.row_units = kHeadDim * static_cast<uint32_t>(dtype_size(cache_dtype)) / 16;
+    args.head_units = args.row_units * kBlockSize;
+    args.block_units = args.head_units * kKvHeads;
+    args.cu_seqlens = with.cu_seqlens, args.context_lens = with.context_lens;
+    args.block_tables = with.block_tables;
+    args.num_seqs = with.num_seqs, args.num_tokens = with.num_tokens,
+    args.max_blocks = with.max_blocks;
+    args.block_size = kBlockSize, args.num_kv_heads = kKvHeads, args.group = kHeads / kKvHeads;
+    args.head_dim = kHeadDim;
+    args.score_scale = params.scale * params.k_scale, args.value_scale = params.v_scale;
+    cuda::prefill_attention(args, card().launcher());
+  }
   void append(int i) {
     const Cache& cache = cache_of(cache_dtype);
     card().append_kv(cache.k, cache.v, k, v, params, view(i));
@@ -200,9 +222,10 @@ struct Case {
   }
 };
 
-void attention(benchmark::State& state, DType dtype, const std::vector<Piece>& pieces) {
+void attention(benchmark::State& state, DType dtype, const std::vector<Piece>& pieces,
+               bool plainly) {
   Case c(dtype, pieces);
-  const auto attend = [&](int i) { c.attend(i); };
+  const auto attend = [&](int i) { plainly ? c.attend_plainly(i) : c.attend(i); };
   attend(0);
   if (!c.right()) return state.SkipWithError("wrong result");
   const int calls =
@@ -258,7 +281,8 @@ void register_all() {
     bench->UseManualTime()->Unit(benchmark::kMicrosecond)->Iterations(10);
   };
   const auto add = [&](const std::string& name, DType dtype, const std::vector<Piece>& pieces) {
-    timed(benchmark::RegisterBenchmark(name.c_str(), attention, dtype, pieces));
+    timed(benchmark::RegisterBenchmark(name.c_str(), attention, dtype, pieces,
+                                       name.rfind("mma/", 0) == 0));
   };
   for (const auto& [cache, dtype] :
        {std::pair{"bf16/", DType::kBF16}, std::pair{"fp8/", DType::kF8E4M3}}) {
@@ -292,6 +316,11 @@ void register_all() {
           ("append/" + std::string(cache) + std::to_string(rows)).c_str(), append, dtype, rows,
           rows < 1000));
     }
+  }
+  for (const int context : {0, 24576}) {
+    add("mma/bf16/1/8192/" + std::to_string(context), DType::kBF16, {{8192, context}});
+    add("prefill/bf16/1/8192/" + std::to_string(context) + "/again", DType::kBF16,
+        {{8192, context}});
   }
   std::vector<Piece> lengths, mixed{{2048, 0}};
   for (int i = 0; i < 128; ++i) lengths.push_back({1, 100 + i * i / 4});

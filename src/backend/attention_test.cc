@@ -229,6 +229,7 @@ TEST_P(Attention, MixedStepsInTheModelsLayout) {
   check({5, 1, 128, 16, DType::kBF16}, kLong, true, 1, 1, 660);
   check({2, 2, 96, 7, DType::kBF16}, kLong, true, 0, 0, 680);
   check({3, 1, 80, 16, DType::kBF16}, kLong, true, 0, 0, 690);
+  check({1, 1, 104, 16, DType::kBF16}, {{263, 700}}, true, 0, 0, 695);
 }
 
 TEST_P(Attention, DecodeSteps) {

@@ -203,7 +203,10 @@ void CudaBackend::do_paged_attention(View out, ConstView q, ConstView k_cache, C
       prefill.min_rows = kDecodeRows + 1;
     }
     decode_attention(decode, scratch(decode_scratch_bytes(args, info_)), info_, launcher_);
-    if (!decode_only) prefill_attention(prefill, launcher_);
+    if (!decode_only) {
+      hopper_takes(prefill, info_) ? hopper_attention(prefill, launcher_)
+                                   : prefill_attention(prefill, launcher_);
+    }
   }
 }
 

@@ -76,6 +76,11 @@ void plain_attention(const AttentionArgs& args, DType dtype, const DeviceInfo& d
                      Launcher& launcher);
 bool prefill_takes(const AttentionArgs& args);
 void prefill_attention(const AttentionArgs& args, Launcher& launcher);
+/// Rows of a step from which Hopper's way pays: its runs are longer and a multiprocessor has one
+/// block.
+constexpr int kHopperRows = 256;
+bool hopper_takes(const AttentionArgs& args, const DeviceInfo& device);
+void hopper_attention(const AttentionArgs& args, Launcher& launcher);
 bool decode_takes(const AttentionArgs& args);
 int64_t decode_scratch_bytes(const AttentionArgs& args, const DeviceInfo& device);
 void decode_attention(const AttentionArgs& args, void* scratch, const DeviceInfo& device,
