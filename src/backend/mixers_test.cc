@@ -332,6 +332,17 @@ TEST_P(Scan, AlignedRowsTakeTheModelsPath) {
   }
 }
 
+// Many pieces after one another, the first and the last of one row, with states kept on the way.
+TEST_P(Scan, LongPromptsMatchTheRecurrence) {
+  if (GetParam().first == "emulated" && dtype() == DType::kF32) return;  // slow, and row by row
+  const std::vector<Seq> seqs{{520, 127, 2, 2, {{0, 7}, {1, 8}, {64, 9}, {300, 10}, {519, 11}}},
+                              {3, 0, kNoSlot, 1, {}},
+                              {257, 0, kNoSlot, 3, {{255, 12}, {256, 13}}}};
+  check({2, 80, 1, 128, 128}, seqs, true, 1500);
+  check({1, 168, 1, 64, 64, DType::kBF16}, seqs, true, 1520);
+  check({4, 32, 2, 64, 100, DType::kF16}, seqs, true, 1540);
+}
+
 // Where a prompt is cut between chunks, no bit changes; alone or among others, no bit changes.
 TEST_P(Scan, BitsDoNotDependOnCutsAtChunksNorOnCompany) {
   struct Case {

@@ -555,7 +555,7 @@ class Scan {
 /// Grid: heads (times blocks a head), and sequences as they come: block y takes every gridDim.y-th
 /// one that has two rows or more.
 template <int kN, int kWarps, int kPiece>
-__global__ void __launch_bounds__(Sizes<kN, kWarps, kPiece>::kThreads)
+__global__ void __launch_bounds__(Sizes<kN, kWarps, kPiece>::kThreads, 1)
     scan_chunks(ScanArgs args, StepView step) {
   using Block = Sizes<kN, kWarps, kPiece>;
   VIDERE_DYNAMIC_SHARED(memory);
