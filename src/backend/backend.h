@@ -93,6 +93,7 @@ class Backend {
   /// Makes a mapped host tensor readable by ops: itself on the CPU, a copy owned by the backend
   /// elsewhere.
   virtual ConstView adopt(ConstView host) = 0;
+  /// From dense rows; those of dst may be strided.
   virtual void upload(View dst, const void* src) = 0;
   virtual void download(void* dst, ConstView src) = 0;  // waits
   virtual void zero(View x) = 0;
@@ -102,8 +103,11 @@ class Backend {
   // Steps. `run_step` runs `ops` now, or replays what was recorded for `key`; `submit` marks the
   // end of the work queued so far and `wait` blocks until that is done.
   virtual void run_step(uint64_t key, const std::function<void()>& ops) { (void)key, ops(); }
-  /// Records `ops`, which have run before, without running them. Does nothing where nothing is
-  /// recorded.
+  /// Loads, chooses and grows what `ops` would on first use, and computes nothing; the ops' results
+  /// are void. Does nothing where there is nothing of the kind.
+  virtual void rehearse(const std::function<void()>& ops) { (void)ops; }
+  /// Records `ops`, which have run before or were rehearsed, without running them. Does nothing
+  /// where nothing is recorded.
   virtual void record_step(uint64_t key, const std::function<void()>& ops) { (void)key, (void)ops; }
   virtual uint64_t submit() { return 0; }
   virtual void wait(uint64_t ticket) { (void)ticket; }

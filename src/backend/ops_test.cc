@@ -276,6 +276,10 @@ TEST_P(Ops, ZeroUploadDownload) {
   Tensor again = be_->allocate(dtype(), Shape{4, 9});
   be_->upload(again, dense.view().raw());
   EXPECT_EQ(values_of(again), strided.values());
+  be_->zero(strided);
+  be_->upload(strided, dense.view().raw());
+  EXPECT_EQ(strided.values(), values_of(again));
+  EXPECT_TRUE(strided.untouched_around());
   // Past a megabyte memory comes in pages of its own.
   const Tensor large = be_->allocate(DType::kF32, Shape{600, 1000});
   EXPECT_EQ(values_of(large.view().rows(599, 600)), std::vector<float>(1000, 0.0f));

@@ -1,7 +1,5 @@
 #include "engine/engine_parts.h"
 
-#include <chrono>
-
 #include "base/log.h"
 
 namespace videre {
@@ -14,6 +12,8 @@ void log_memory(const MemoryPlan& plan, const DeviceMemory& memory) {
       memory.weights, plan.weights + plan.vision_weights, memory.tensors,
       plan.kv_cache + plan.state_slots + plan.activations + plan.encoder_cache, memory.scratch,
       memory.driver, plan.device_scratch);
+  log_debug("device memory besides weights, KV and states: {} bytes",
+            memory.tensors - plan.kv_cache - plan.state_slots + memory.scratch + memory.driver);
   if (memory.scratch + memory.driver > plan.device_scratch) {
     log_warning(
         "the device's own memory is {} bytes more than planned; lower --gpu-memory-utilization "
@@ -44,12 +44,11 @@ Result<EngineParts> make_engine_parts(const EngineOptions& options, const LoadPr
   auto model_runner = std::make_unique<ModelRunner>(be, *parts.loaded.model, runner);
   if (on_device) {
     if (progress) progress("warm-up", 0);
-    const auto start = std::chrono::steady_clock::now();
+    log_debug("start: caches and workspaces are there");
     model_runner->warm_up();
     be.finish_loading();
     VIDERE_RETURN_IF_ERROR(be.health());
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    log_debug("the warm-up took {:.2f} s", took.count());
+    log_debug("start: ready");
     log_memory(plan, be.memory());
     if (progress) progress("warm-up", 1);
   }

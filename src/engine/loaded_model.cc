@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <string>
 
 #include "base/error.h"
@@ -242,14 +243,10 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   };
   LoadedModel out;
   VIDERE_ASSIGN_OR_RETURN(const DType dtype, choose_dtype(options.dtype));
+  // A card takes half a second to open, words a while to read: beside each other.
+  std::future<Result<std::unique_ptr<Backend>>> opening;
   out.backend = std::move(backend);
-  if (!out.backend) {
-    VIDERE_ASSIGN_OR_RETURN(out.backend, make_backend(options));
-  }
-  if (options.quantized_activations) {
-    out.activation_simulator = make_activation_simulator(*out.backend);
-    out.backend->set_linear_probe(out.activation_simulator.get());
-  }
+  if (!out.backend) opening = std::async(std::launch::async, make_backend, std::cref(options));
   VIDERE_ASSIGN_OR_RETURN(const ModelFiles files,
                           open_model(options.model, options.revision, options.download_dir));
   report("config", 0);
@@ -258,14 +255,26 @@ Result<LoadedModel> load_model(const EngineOptions& options, const LoadProgress&
   VIDERE_RETURN_IF_ERROR(apply_generation_flags(options, out.config));
   const ModelFiles text_files = options.tokenizer.empty() ? files : ModelFiles(options.tokenizer);
   report("tokenizer", 0.1);
-  VIDERE_ASSIGN_OR_RETURN(out.tokenizer, load_tokenizer(text_files));
-  if (const auto eos = out.tokenizer->eos_id()) out.config.eos_token_ids.insert(*eos);
+  std::future<Result<std::unique_ptr<Tokenizer>>> reading =
+      std::async(std::launch::async, load_tokenizer, std::cref(text_files));
   VIDERE_ASSIGN_OR_RETURN(out.chat_template, load_template(options, text_files));
+  if (!out.backend) {
+    VIDERE_ASSIGN_OR_RETURN(out.backend, opening.get());
+  }
+  log_debug("start: the device is open");
+  if (options.quantized_activations) {
+    out.activation_simulator = make_activation_simulator(*out.backend);
+    out.backend->set_linear_probe(out.activation_simulator.get());
+  }
   report("weights", 0.3);
   VIDERE_ASSIGN_OR_RETURN(const LoadFormat load_format, choose_load_format(options.load_format));
   VIDERE_ASSIGN_OR_RETURN(out.model, NemotronVl::load(files, out.config, *out.backend, dtype,
                                                       options.language_model_only, load_format));
+  log_debug("start: the weights are queued");
+  VIDERE_ASSIGN_OR_RETURN(out.tokenizer, reading.get());
+  log_debug("start: the tokenizer is read");
   out.config = out.model->config();
+  if (const auto eos = out.tokenizer->eos_id()) out.config.eos_token_ids.insert(*eos);
   VIDERE_ASSIGN_OR_RETURN(out.prompt_config, make_prompt_config(out.config, *out.tokenizer,
                                                                 options.video_prompt_style));
   out.info.name = options.model.empty() ? kBuiltinModel : options.model;

@@ -4,6 +4,8 @@
 #include <bit>
 #include <stdexcept>
 
+#include "base/log.h"
+
 namespace videre {
 namespace {
 
@@ -23,25 +25,22 @@ int64_t decode_bucket(int64_t count, int64_t most) {
   return std::min(most, (count + step - 1) / step * step);
 }
 
-// Widths of a recorded step's block tables: few, since each doubles the steps to record, and what
-// is not used costs a copy of its ids alone.
-int64_t table_bucket(int64_t blocks, int64_t most) {
-  int64_t width = 64;
-  while (width < blocks) width *= 8;
-  return std::min(width, most);
-}
-
 constexpr int64_t kMaxRecordedRows = 512;
+
+// Prompts' lengths as the device's linears tell them apart: whole 512s, below 1,024 whole 64s, and
+// few.
+int64_t previous_length(int64_t length) {
+  const int64_t step = length > 1024 ? 512 : 64;
+  return length > 64 ? (length - 1) / step * step : length / 2;
+}
 
 int64_t blocks_of(const RunnerOptions& options) {
   return (options.max_model_len + options.cache.block_size - 1) / options.cache.block_size;
 }
 
 // token_ids, media_rows | cu_seqlens, context_lens, read_slots, write_slots, logit_rows, 3 x emits
-// | block_tables
 int64_t array_ints(const RunnerOptions& options) {
-  const int64_t seqs = options.max_num_seqs;
-  return 2 * options.max_num_batched_tokens + 8 * (seqs + 1) + seqs * blocks_of(options);
+  return 2 * options.max_num_batched_tokens + 8 * (options.max_num_seqs + 1);
 }
 
 int64_t arena_rows(const RunnerOptions& options) {
@@ -57,7 +56,7 @@ int64_t runner_bytes(const NemotronVl& model, const RunnerOptions& options) {
   int64_t bytes = model.language().workspace_bytes(model.dtype(), options.max_num_batched_tokens,
                                                    options.max_num_seqs);
   bytes += 4 * (2 * options.max_num_seqs * config.llm.vocab_size + array_ints(options) +
-                options.cache.num_slots);
+                options.max_num_seqs * blocks_of(options) + options.cache.num_slots);
   bytes += (arena_rows(options) - options.encoder_rows) * hidden * size;
   if (model.has_vision()) {
     const int64_t tiles = options.max_tiles, side = config.force_image_size;
@@ -79,8 +78,8 @@ ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const Runner
   workspace_ = language.make_workspace(be_, model.dtype(), max_tokens, max_seqs);
   logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
   raw_logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
-  max_blocks_ = blocks_of(options_);
   device_arrays_ = be_.allocate(DType::kI32, Shape{array_ints(options_)});
+  device_tables_ = be_.allocate(DType::kI32, Shape{max_seqs, blocks_of(options_)});
   arena_ = be_.allocate(model.dtype(), Shape{arena_rows(options_), hidden});
   if (model.has_vision()) {
     const int64_t side = config.force_image_size;
@@ -233,22 +232,25 @@ View ModelRunner::run_arrays(int64_t num_logits, bool has_media, StepWay way) {
   step.emit_seqs = place(host.emit_seqs);
   step.emit_rows = place(host.emit_rows);
   step.emit_slots = place(host.emit_slots);
-  step.block_tables = place(host.block_tables);
-  step.max_blocks = static_cast<int>(host.block_tables.size()) / std::max(1, step.num_seqs);
+  step.block_tables = device_tables_.view().data<int32_t>();
+  step.max_blocks = static_cast<int>(device_tables_.view().dim(1));
+  const int64_t width = std::ssize(host.block_tables) / std::max(1, step.num_seqs);
+  be_.upload(device_tables_.view().rows(0, step.num_seqs).slice(1, 0, width),
+             host.block_tables.data());
   be_.upload(device_arrays_.view().slice(0, 0, static_cast<int64_t>(host.packed.size())),
              host.packed.data());
 
   const View logits = logits_.view().rows(0, num_logits);
   const LanguageModel& language = model_.language();
   // What a recorded step depends on besides the arrays' contents.
-  const uint64_t key = way == StepWay::kPlain ? 0
-                                              : 1 | static_cast<uint64_t>(step.num_tokens) << 1 |
-                                                    static_cast<uint64_t>(step.max_blocks) << 32;
+  const uint64_t key = way == StepWay::kPlain ? 0 : 1 | static_cast<uint64_t>(step.num_tokens) << 1;
   const auto ops = [&] {
     language.forward(be_, step, input, caches_, workspace_);
     if (num_logits > 0) language.logits(be_, logit_rows, workspace_, logits);
   };
-  if (way == StepWay::kRecord) {
+  if (way == StepWay::kRehearse) {
+    be_.rehearse(ops);
+  } else if (way == StepWay::kRecord) {
     be_.record_step(key, ops);
   } else {
     be_.run_step(key, ops);
@@ -257,7 +259,7 @@ View ModelRunner::run_arrays(int64_t num_logits, bool has_media, StepWay way) {
 }
 
 // `num_seqs` sequences of `length` rows each, all of them in padding's slot and block.
-void ModelRunner::warm_up_step(int64_t num_seqs, int64_t length, int64_t table_width, StepWay way) {
+void ModelRunner::warm_up_step(int64_t num_seqs, int64_t length, StepWay way) {
   StepArrays& host = arrays_;
   fill_arrays({});
   const int64_t tokens = num_seqs * length;
@@ -269,53 +271,56 @@ void ModelRunner::warm_up_step(int64_t num_seqs, int64_t length, int64_t table_w
   host.context_lens.assign(num_seqs, 0);
   host.read_slots.assign(num_seqs, kNoSlot);
   host.write_slots.assign(num_seqs, kPadSlot);
-  host.block_tables.assign(num_seqs * table_width, kPadSlot);
+  const int64_t width = (length + options_.cache.block_size - 1) / options_.cache.block_size;
+  host.block_tables.assign(num_seqs * width, kPadSlot);
   host.logit_rows.assign(num_seqs, 0);
-  run_arrays(num_seqs, false, way);
+  run_arrays(num_seqs, way == StepWay::kRehearse && length > 1, way);
   be_.wait(be_.submit());
 }
 
 void ModelRunner::warm_up() {
   const int64_t most_tokens = std::min(options_.max_num_batched_tokens, options_.max_model_len);
-  // Linears, attention and scan have other kernels for other numbers of rows.
-  for (int64_t length = most_tokens; length >= 16; length = length > 2048 ? 1024 : length / 4) {
-    const int64_t blocks = (length + options_.cache.block_size - 1) / options_.cache.block_size;
-    warm_up_step(1, length, blocks, StepWay::kPlain);
-  }
-  warm_up_vision();
   const int64_t most_rows = std::min(options_.max_num_seqs, options_.max_num_batched_tokens);
-  warm_up_step(most_rows, 1, max_blocks_, StepWay::kPlain);
-  warm_up_sampling();
-  if (!options_.pad_steps) return;
-  // Each size as it is before anything is recorded: kernels load and scratch grows.
-  std::vector<int64_t> sizes;
-  for (int64_t rows = 1; rows <= std::min(most_rows, kMaxRecordedRows);) {
+  std::vector<int64_t> sizes;  // of recorded steps
+  for (int64_t rows = 1; options_.pad_steps && rows <= std::min(most_rows, kMaxRecordedRows);) {
     sizes.push_back(decode_bucket(rows, options_.max_num_seqs));
     rows = sizes.back() + 1;
   }
-  for (const int64_t rows : sizes) warm_up_step(rows, 1, max_blocks_, StepWay::kPlain);
-  for (const int64_t rows : sizes) {
-    for (int64_t blocks = 1; blocks <= max_blocks_;) {
-      const int64_t width = table_bucket(blocks, max_blocks_);
-      warm_up_step(rows, 1, width, StepWay::kRecord);
-      blocks = width + 1;
-    }
+  // The largest first: scratch grows once. Linears have other kernels for other numbers of rows.
+  for (int64_t length = most_tokens; length > 0; length = previous_length(length)) {
+    warm_up_step(1, length, StepWay::kRehearse);
   }
+  warm_up_step(most_rows, 1, StepWay::kRehearse);
+  for (const int64_t rows : sizes) warm_up_step(rows, 1, StepWay::kRehearse);
+  log_debug("start: every size of step is rehearsed");
+  // What loading alone does not show.
+  warm_up_step(1, std::min<int64_t>(most_tokens, 256), StepWay::kPlain);
+  warm_up_step(most_rows, 1, StepWay::kPlain);
+  warm_up_vision();
+  warm_up_sampling();
+  log_debug("start: a step of each kind has run");
+  for (const int64_t rows : sizes) warm_up_step(rows, 1, StepWay::kRecord);
+  log_debug("start: {} sizes of decode steps are recorded", sizes.size());
 }
 
 void ModelRunner::warm_up_vision() {
   if (!model_.has_vision()) return;
   const int64_t tokens = model_.config().tokens_per_tile();
-  for (const int64_t tiles : {int64_t{options_.max_tiles}, int64_t{1}}) {
-    const View rows = slice_rows_.view().rows(0, tiles * tokens);
-    model_.vision().encode_tiles(be_, slice_rgb_.view().rows(0, tiles), vision_workspace_, rows);
-    if (tokens > arena_.view().dim(0)) continue;  // no clip fits
-    EvsSelector selector(be_, evs_workspace_, arena_.view().rows(0, tokens), tiles,
-                         static_cast<int>(tokens), model_.evs_arithmetic());
-    selector.add_frames(rows);
-    selector.finish();
-    be_.wait(be_.submit());
+  const auto encode_tiles = [&](int64_t tiles) {
+    model_.vision().encode_tiles(be_, slice_rgb_.view().rows(0, tiles), vision_workspace_,
+                                 slice_rows_.view().rows(0, tiles * tokens));
+  };
+  for (int64_t tiles = options_.max_tiles; tiles > 0; --tiles) {
+    be_.rehearse([&] { encode_tiles(tiles); });
   }
+  encode_tiles(1);
+  if (tokens <= arena_.view().dim(0)) {  // clips fit
+    EvsSelector selector(be_, evs_workspace_, arena_.view().rows(0, tokens), 1,
+                         static_cast<int>(tokens), model_.evs_arithmetic());
+    selector.add_frames(slice_rows_.view().rows(0, tokens));
+    selector.finish();
+  }
+  be_.wait(be_.submit());
 }
 
 // Over the logits of the largest decode step: every kernel, and scratch for as many rows.
@@ -365,7 +370,6 @@ void ModelRunner::run_rows(const StepPlan& plan, Launched& launched) {
   }
   if (padded) {  // what is past the real rows belongs to padding: sequences without rows
     num_seqs = decode_bucket(num_rows, options_.max_num_seqs);
-    widest = table_bucket(widest, max_blocks_);
     host.token_ids.resize(num_seqs, 0);
     host.media_rows.resize(num_seqs, -1);
     host.cu_seqlens.resize(num_seqs + 1, host.cu_seqlens.back());

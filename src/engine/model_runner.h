@@ -39,8 +39,9 @@ class ModelRunner final : public Runner {
  public:
   ModelRunner(Backend& backend, const NemotronVl& model, const RunnerOptions& options);
 
-  /// Runs the largest steps of every kind over padding and records all sizes of decode steps: what
-  /// the device loads, sizes or records on first use is there before the first request.
+  /// Rehearses steps of every kind and size, runs one of each kind over padding and records all
+  /// sizes of decode steps: what the device loads, sizes or records on first use is there before
+  /// the first request.
   void warm_up();
 
   void launch(const StepPlan& plan) override;
@@ -52,7 +53,7 @@ class ModelRunner final : public Runner {
   struct StepArrays {
     std::vector<int32_t> token_ids, media_rows, cu_seqlens, context_lens, read_slots, write_slots,
         block_tables, logit_rows, emit_seqs, emit_rows, emit_slots;
-    std::vector<int32_t> packed;
+    std::vector<int32_t> packed;  // all but the block tables
   };
   struct Launched {
     uint64_t ticket = 0;
@@ -61,11 +62,11 @@ class ModelRunner final : public Runner {
 
   void encode(const EncodeSlice& slice);
   void fill_arrays(const StepPlan& plan);
-  /// How the arrays become a step: as it is; padded to a size that may be recorded; recorded, not
-  /// run.
-  enum class StepWay { kPlain, kPadded, kRecord };
+  /// How the arrays become a step: as it is; padded to a size that may be recorded; rehearsed or
+  /// recorded, not run.
+  enum class StepWay { kPlain, kPadded, kRehearse, kRecord };
   View run_arrays(int64_t num_logits, bool has_media, StepWay way);
-  void warm_up_step(int64_t num_seqs, int64_t length, int64_t table_width, StepWay way);
+  void warm_up_step(int64_t num_seqs, int64_t length, StepWay way);
   void warm_up_vision();
   void warm_up_sampling();
   void run_rows(const StepPlan& plan, Launched& launched);
@@ -83,8 +84,8 @@ class ModelRunner final : public Runner {
   Tensor slice_rows_;           // [max_tiles * tokens, hidden], of clips that EVS thins out
   Tensor logits_, raw_logits_;  // [max_num_seqs, vocab]
   StepArrays arrays_;
-  Tensor device_arrays_;    // what a step reads of them; the device takes steps in order
-  int64_t max_blocks_ = 0;  // of a sequence
+  Tensor device_arrays_, device_tables_;  // what a step reads of them; tables are as wide as the
+                                          // longest sequence, whatever is sent of them
   SamplingBatch sampling_;
   std::deque<Launched> launched_;
 };

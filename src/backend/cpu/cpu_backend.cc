@@ -56,8 +56,14 @@ Tensor CpuBackend::allocate(DType dtype, Shape shape) {
 }
 
 void CpuBackend::upload(View dst, const void* src) {
-  VIDERE_CHECK(dst.contiguous());
-  if (dst.numel() > 0) std::memcpy(dst.raw(), src, dst.size_bytes());
+  if (dst.contiguous()) {
+    if (dst.numel() > 0) std::memcpy(dst.raw(), src, dst.size_bytes());
+    return;
+  }
+  const size_t row_bytes = static_cast<size_t>(dst.dim(-1)) * dtype_size(dst.dtype());
+  for (int64_t row = 0; row < num_rows(dst); ++row) {
+    std::memcpy(row_at(dst, row), static_cast<const char*>(src) + row * row_bytes, row_bytes);
+  }
 }
 
 void CpuBackend::download(void* dst, ConstView src) {

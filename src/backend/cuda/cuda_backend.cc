@@ -139,14 +139,25 @@ ConstView CudaBackend::adopt(ConstView host) {
 }
 
 void CudaBackend::upload(View dst, const void* src) {
-  VIDERE_CHECK(dst.contiguous());
-  const int64_t bytes = static_cast<int64_t>(dst.size_bytes());
+  const int64_t size = static_cast<int64_t>(dtype_size(dst.dtype())), bytes = dst.numel() * size;
   if (bytes == 0) return;
+  const int64_t stride = row_stride(dst) * size, width = dst.dim(-1) * size;
+  const bool dense = dst.contiguous();
+  VIDERE_CHECK(dense || stride >= 0);
   if (const int64_t offset = take(turn(), bytes); offset >= 0) {
-    std::memcpy(turn().pinned + offset, src, bytes);
-    launcher_.copy(dst.raw(), turn().pinned + offset, bytes);
-  } else {
+    char* const pinned = turn().pinned + offset;
+    std::memcpy(pinned, src, bytes);
+    if (dense) return launcher_.copy(dst.raw(), pinned, bytes);
+    launcher_.queue([&] {
+      copy_rows_async(dst.raw(), stride, pinned, width, width, num_rows(dst), launcher_.stream());
+    });
+  } else if (dense) {
     copy_in_pieces(dst.raw(), src, bytes);
+  } else {
+    for (int64_t row = 0; row < num_rows(dst); ++row) {
+      copy_in_pieces(static_cast<char*>(dst.raw()) + row * stride,
+                     static_cast<const char*>(src) + row * width, width);
+    }
   }
 }
 
@@ -313,6 +324,12 @@ void CudaBackend::time_turn(const Turn& turn) {
   ++num_timed_;
   timed_ms_ += milliseconds_between(before.done, turn.done);
   idle_ms_ += milliseconds_between(before.done, turn.begun);
+}
+
+void CudaBackend::rehearse(const std::function<void()>& ops) {
+  launcher_.set_rehearsing(true);
+  ops();
+  launcher_.set_rehearsing(false);
 }
 
 void CudaBackend::run_step(uint64_t key, const std::function<void()>& ops) {

@@ -30,6 +30,7 @@ class CudaBackend final : public Backend {
   void upload(View dst, const void* src) override;
   void download(void* dst, ConstView src) override;
   void zero(View x) override;
+  void rehearse(const std::function<void()>& ops) override;
   void run_step(uint64_t key, const std::function<void()>& ops) override;
   void record_step(uint64_t key, const std::function<void()>& ops) override;
   uint64_t submit() override;

@@ -50,6 +50,9 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, Stream, A&&... args)
   emulate(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(static_cast<P>(args)...); });
 }
 
+template <typename... P>
+void load_kernel(void (*)(P...)) {}
+
 inline void wait_for_previous() {}
 inline void let_next_start() {}
 
@@ -144,6 +147,14 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, A&&..
   config.numAttrs = shape.overlap ? 1 : 0;
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
   if (error != cudaSuccess) report_cuda_error(error, "cudaLaunchKernelEx", __FILE__, __LINE__);
+}
+
+/// To the device, where a first launch would put it.
+template <typename... P>
+void load_kernel(void (*kernel)(P...)) {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error != cudaSuccess) report_cuda_error(error, "cudaFuncGetAttributes", __FILE__, __LINE__);
 }
 
 __device__ __forceinline__ void wait_for_previous() {

@@ -3,6 +3,7 @@
 // asked for, and queues nothing once the device has failed. Waiting ends with a step's time.
 #pragma once
 
+#include <unordered_set>
 #include <utility>
 
 #include "backend/cuda/runtime.h"
@@ -24,13 +25,17 @@ class Launcher {
   /// Queues a kernel.
   template <typename... P, typename... A>
   void operator()(void (*kernel)(P...), const LaunchShape& shape, A&&... args) {
-    queue([&] { launch(kernel, shape, stream_, std::forward<A>(args)...); });
+    if (!rehearsing_) {
+      queue([&] { launch(kernel, shape, stream_, std::forward<A>(args)...); });
+    } else if (loaded_.insert(reinterpret_cast<const void*>(kernel)).second && healthy()) {
+      load_kernel(kernel);
+    }
   }
 #endif
-  /// Queues what `call()` puts on the stream, one piece of work.
+  /// Queues what `call()` puts on the stream, one piece of work; `always`: in a rehearsal too.
   template <typename Call>
-  void queue(Call&& call) {
-    if (!may_queue()) return;
+  void queue(Call&& call, bool always = false) {
+    if ((rehearsing_ && !always) || !may_queue()) return;
     call();
     if (synchronous_) drain();
   }
@@ -46,6 +51,9 @@ class Launcher {
   /// The same for all that is queued.
   void drain();
 
+  /// In a rehearsal kernels are loaded, not launched, and nothing else is queued.
+  void set_rehearsing(bool rehearsing) { rehearsing_ = rehearsing; }
+  bool rehearsing() const { return rehearsing_; }
   /// What is queued from here on is recorded instead, as one piece of work.
   void start_recording();
   Graph finish_recording();
@@ -54,12 +62,13 @@ class Launcher {
   bool may_queue();
 
   Stream stream_;
-  bool synchronous_, recording_ = false, has_next_mark_ = false;
+  bool synchronous_, recording_ = false, rehearsing_ = false, has_next_mark_ = false;
   int64_t step_timeout_ms_;
   // The queue is finite, and a launch into a full one waits for ever when the device hangs: no more
   // is queued than fits.
   static constexpr uint64_t kMarkEvery = 128;
   uint64_t num_queued_ = 0;
+  std::unordered_set<const void*> loaded_;  // kernels, by rehearsals
   Event marks_[2], drained_, next_mark_{};
 };
 
