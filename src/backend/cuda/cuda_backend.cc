@@ -75,6 +75,7 @@ CudaBackend::CudaBackend(const CudaOptions& options, DeviceInfo info)
   if (void* workspace = device_malloc(CublasLt::kWorkspaceBytes)) {
     adopted_.push_back(workspace);
     cublas_ = CublasLt::open(workspace, CublasLt::kWorkspaceBytes);
+    log_debug("start: cuBLASLt is {}", cublas_ != nullptr ? "open" : "not there");
   }
 }
 
@@ -386,6 +387,7 @@ bool cuda_in_this_build() { return true; }
 
 Result<std::unique_ptr<Backend> > make_cuda_backend(const CudaOptions& options) {
   VIDERE_ASSIGN_OR_RETURN(cuda::DeviceInfo info, cuda::open_device(options.device));
+  log_debug("start: the driver is up");
   return std::unique_ptr<Backend>(std::make_unique<cuda::CudaBackend>(options, std::move(info)));
 }
 #endif
