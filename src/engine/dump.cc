@@ -139,7 +139,7 @@ Status run_tiles(const DumpOptions& options, LoadedModel& loaded, Capture& captu
       selector->add_frames(out);
       continue;
     }
-    const View pixels = ws.pixels.view().rows(0, count);
+    const View pixels = ws.pixels.rows(0, count);
     be.copy(pixels, slice);
     be.observe("pixel_values", pixels);
     const View features = vision.encode(be, pixels, ws);

@@ -12,8 +12,9 @@ void log_memory(const MemoryPlan& plan, const DeviceMemory& memory) {
       memory.weights, plan.weights + plan.vision_weights, memory.tensors,
       plan.kv_cache + plan.state_slots + plan.activations + plan.encoder_cache, memory.scratch,
       memory.driver, plan.device_scratch);
-  log_debug("device memory besides weights, KV and states: {} bytes",
-            memory.tensors - plan.kv_cache - plan.state_slots + memory.scratch + memory.driver);
+  log_debug("device memory besides weights and caches: {} bytes",
+            memory.tensors - plan.kv_cache - plan.state_slots - plan.encoder_cache +
+                memory.scratch + memory.driver);
   if (memory.scratch + memory.driver > plan.device_scratch) {
     log_warning(
         "the device's own memory is {} bytes more than planned; lower --gpu-memory-utilization "

@@ -60,8 +60,10 @@ int64_t runner_bytes(const NemotronVl& model, const RunnerOptions& options) {
   bytes += (arena_rows(options) - options.encoder_rows) * hidden * size;
   if (model.has_vision()) {
     const int64_t tiles = options.max_tiles, side = config.force_image_size;
-    bytes += model.vision().workspace_bytes(tiles) + tiles * 3 * side * side +
-             tiles * config.tokens_per_tile() * hidden * size +
+    bytes += model.vision().workspace_bytes(tiles) -
+             std::min(model.vision().scratch_bytes(tiles),
+                      model.language().mixer_bytes(model.dtype(), options.max_num_batched_tokens)) +
+             tiles * 3 * side * side + tiles * config.tokens_per_tile() * hidden * size +
              evs_workspace_bytes(config.tokens_per_tile(), hidden, model.dtype(), tiles,
                                  arena_rows(options));
   }
@@ -75,7 +77,11 @@ ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const Runner
   const int64_t hidden = config.llm.hidden_size;
   caches_ = language.make_caches(be_, options_.cache);
   const int64_t max_tokens = options_.max_num_batched_tokens, max_seqs = options_.max_num_seqs;
-  workspace_ = language.make_workspace(be_, model.dtype(), max_tokens, max_seqs);
+  scratch_ = be_.allocate(
+      DType::kU8,
+      Shape{std::max(language.mixer_bytes(model.dtype(), max_tokens),
+                     model.has_vision() ? model.vision().scratch_bytes(options_.max_tiles) : 0)});
+  workspace_ = language.make_workspace(be_, model.dtype(), max_tokens, max_seqs, scratch_);
   logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
   raw_logits_ = be_.allocate(DType::kF32, Shape{max_seqs, config.llm.vocab_size});
   device_arrays_ = be_.allocate(DType::kI32, Shape{array_ints(options_)});
@@ -84,7 +90,7 @@ ModelRunner::ModelRunner(Backend& backend, const NemotronVl& model, const Runner
   if (model.has_vision()) {
     const int64_t side = config.force_image_size;
     vision_workspace_ = model.vision().make_workspace(
-        be_, options_.max_tiles, config.force_image_size, config.force_image_size);
+        be_, options_.max_tiles, config.force_image_size, config.force_image_size, scratch_);
     slice_rgb_ = be_.allocate(DType::kU8, Shape{options_.max_tiles, 3, side, side});
     slice_rows_ =
         be_.allocate(model.dtype(), Shape{options_.max_tiles * config.tokens_per_tile(), hidden});

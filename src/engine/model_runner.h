@@ -76,6 +76,7 @@ class ModelRunner final : public Runner {
   const NemotronVl& model_;
   RunnerOptions options_;
   LanguageCaches caches_;
+  Tensor scratch_;  // the mixers' and the tower's: the device runs one after the other
   LanguageWorkspace workspace_;
   VisionWorkspace vision_workspace_;
   EvsWorkspace evs_workspace_;

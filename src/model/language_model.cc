@@ -285,7 +285,7 @@ LanguageCaches LanguageModel::make_caches(Backend& be, const CacheOptions& optio
 }
 
 LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_t max_tokens,
-                                                int64_t max_logit_rows) const {
+                                                int64_t max_logit_rows, View mixer) const {
   const int64_t q = int64_t{config_.num_attention_heads} * config_.head_dim;
   const int64_t kv = int64_t{config_.num_key_value_heads} * config_.head_dim;
   const auto rows = [&](int64_t width) { return be.allocate(dtype, Shape{max_tokens, width}); };
@@ -294,8 +294,11 @@ LanguageWorkspace LanguageModel::make_workspace(Backend& be, DType dtype, int64_
                             Shape{max_tokens, config_.hidden_size});
   ws.delta = rows(config_.hidden_size);
   ws.normed = rows(config_.hidden_size);
-  ws.mixer = be.allocate(dtype, Shape{max_tokens * mixer_columns() + 4 * kAlignElements});
-  char* const start = static_cast<char*>(ws.mixer.view().raw());
+  if (mixer.empty()) {
+    ws.mixer = be.allocate(DType::kU8, Shape{mixer_bytes(dtype, max_tokens)});
+    mixer = ws.mixer;
+  }
+  char* const start = static_cast<char*>(mixer.raw());
   int64_t used = 0;
   const auto place = [&](int64_t width) {
     const View view(start + used * static_cast<int64_t>(dtype_size(dtype)), dtype,
@@ -347,12 +350,18 @@ int64_t LanguageModel::mixer_columns() const {
   return std::max({mamba2, attention, widest_mlp()});
 }
 
+int64_t LanguageModel::mixer_bytes(DType dtype, int64_t max_tokens) const {
+  return (max_tokens * mixer_columns() + 4 * kAlignElements) *
+         static_cast<int64_t>(dtype_size(dtype));
+}
+
 int64_t LanguageModel::workspace_bytes(DType dtype, int64_t max_tokens,
                                        int64_t max_logit_rows) const {
   const int64_t size = static_cast<int64_t>(dtype_size(dtype));
   const int64_t residual = config_.residual_in_fp32 ? 4 : size;
-  const int64_t a_token = config_.hidden_size * (residual + 2 * size) + mixer_columns() * size;
-  return max_tokens * a_token + (4 * kAlignElements + max_logit_rows * config_.hidden_size) * size;
+  const int64_t a_token = config_.hidden_size * (residual + 2 * size);
+  return max_tokens * a_token + max_logit_rows * config_.hidden_size * size +
+         mixer_bytes(dtype, max_tokens);
 }
 
 }  // namespace videre

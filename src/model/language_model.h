@@ -53,7 +53,7 @@ struct CacheOptions {
 /// kinds keep lies in the same memory.
 struct LanguageWorkspace {
   Tensor residual, delta, normed;  // [tokens, hidden]
-  Tensor mixer;                    // what the views below share
+  Tensor mixer;                    // what the views below share, unless it was given
   View projected;                  // [tokens, in_proj_rows]
   View conv_out;                   // [tokens, conv_dim]
   View mixed, gated;               // [tokens, d_inner]
@@ -87,11 +87,13 @@ class LanguageModel {
   void head(Backend& be, ConstView hidden, View out) const;
 
   LanguageCaches make_caches(Backend& be, const CacheOptions& options) const;
+  /// The mixers' part in `mixer` of at least mixer_bytes, else in memory of its own.
   LanguageWorkspace make_workspace(Backend& be, DType dtype, int64_t max_tokens,
-                                   int64_t max_logit_rows) const;
+                                   int64_t max_logit_rows, View mixer = {}) const;
+  int64_t mixer_bytes(DType dtype, int64_t max_tokens) const;
   int64_t kv_bytes_per_token(DType kv_dtype) const;
   int64_t state_bytes_per_slot(DType conv_dtype, DType ssm_dtype) const;
-  /// What `make_workspace` allocates.
+  /// What `make_workspace` allocates, the mixers' part included.
   int64_t workspace_bytes(DType dtype, int64_t max_tokens, int64_t max_logit_rows) const;
   const LanguageConfig& config() const { return config_; }
 

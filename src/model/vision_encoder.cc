@@ -186,34 +186,45 @@ ConstView VisionEncoder::positions_for(Backend& be, int rows, int cols) {
   return *cached;
 }
 
-VisionWorkspace VisionEncoder::make_workspace(Backend& be, int64_t max_tiles, int height,
-                                              int width) {
+int64_t VisionEncoder::place(VisionWorkspace& ws, int height, int width, void* start) const {
+  constexpr int64_t kAlignElements = 128;  // 256 bytes and more
   const int patch = config_.patch_size, f = config_.shuffle_factor;
-  VisionWorkspace ws;
-  ws.max_tiles = max_tiles;
   ws.rows = height / patch;
   ws.cols = width / patch;
   const int64_t patches = int64_t{ws.rows} * ws.cols, tokens = patches + num_prefix();
   const int64_t e = config_.vision.hidden_size, mlp = config_.vision.intermediate_size;
-  const auto make = [&](int64_t rows, int64_t columns) {
-    return be.allocate(dtype_, Shape{max_tiles, rows, columns});
+  int64_t used = 0;
+  const auto make = [&](Shape shape) {
+    const int64_t offset = used * static_cast<int64_t>(dtype_size(dtype_));
+    used += (shape.numel() + kAlignElements - 1) / kAlignElements * kAlignElements;
+    return View(start == nullptr ? nullptr : static_cast<char*>(start) + offset, dtype_, shape);
   };
-  ws.pixels = be.allocate(dtype_, Shape{max_tiles, 3, height, width});
-  ws.patches = make(patches, 3 * int64_t{patch} * patch);
-  ws.embedded = make(patches, e);
-  ws.residual = make(tokens, e);
-  ws.normed = make(tokens, e);
-  ws.delta = make(tokens, e);
-  ws.qkv = make(tokens, 3 * e);
-  ws.hidden = make(tokens, mlp);
-  ws.activated = make(tokens, mlp);
+  const int64_t n = ws.max_tiles;
+  ws.pixels = make({n, 3, height, width});
+  ws.patches = make({n, patches, 3 * int64_t{patch} * patch});
+  ws.embedded = make({n, patches, e});
+  for (View* view : {&ws.residual, &ws.normed, &ws.delta}) *view = make({n, tokens, e});
+  ws.qkv = make({n, tokens, 3 * e});
+  for (View* view : {&ws.hidden, &ws.activated}) *view = make({n, tokens, mlp});
   if (ws.rows % f == 0 && ws.cols % f == 0) {
     const int64_t shuffled = patches / (f * f);
-    ws.shuffled = make(shuffled, e * f * f);
-    ws.shuffled_normed = make(shuffled, e * f * f);
-    ws.up = make(shuffled, config_.projector_hidden_size);
-    ws.up_activated = make(shuffled, config_.projector_hidden_size);
+    for (View* view : {&ws.shuffled, &ws.shuffled_normed}) *view = make({n, shuffled, e * f * f});
+    for (View* view : {&ws.up, &ws.up_activated}) {
+      *view = make({n, shuffled, config_.projector_hidden_size});
+    }
   }
+  return used;
+}
+
+VisionWorkspace VisionEncoder::make_workspace(Backend& be, int64_t max_tiles, int height, int width,
+                                              View scratch) {
+  VisionWorkspace ws;
+  ws.max_tiles = max_tiles;
+  if (scratch.empty()) {
+    ws.scratch = be.allocate(dtype_, Shape{place(ws, height, width, nullptr)});
+    scratch = ws.scratch;
+  }
+  place(ws, height, width, scratch.raw());
   ws.positions = positions_for(be, ws.rows, ws.cols);
   return ws;
 }
@@ -222,15 +233,14 @@ View VisionEncoder::encode(Backend& be, ConstView pixels, VisionWorkspace& ws) c
   const int64_t n = pixels.dim(0), patches = int64_t{ws.rows} * ws.cols,
                 tokens = patches + num_prefix();
   const int64_t e = config_.vision.hidden_size, mlp = config_.vision.intermediate_size;
-  const auto flat = [&](const Tensor& tensor) {  // [n, rows, width] as [n * rows, width]
-    const View all = tensor.view();
+  const auto flat = [&](const View& all) {  // [n, rows, width] as [n * rows, width]
     return View(all.raw(), all.dtype(), Shape{n * all.dim(1), all.dim(2)});
   };
-  const View residual = ws.residual.view().rows(0, n);
+  const View residual = ws.residual.rows(0, n);
   const View residual_rows = flat(ws.residual), normed = flat(ws.normed), delta = flat(ws.delta);
-  be.patchify(ws.patches.view().rows(0, n), pixels, config_.patch_size);
+  be.patchify(ws.patches.rows(0, n), pixels, config_.patch_size);
   be.linear(flat(ws.embedded), {flat(ws.patches)}, patch_embedder_);
-  be.assemble_tokens(residual, ws.embedded.view().rows(0, n), ws.positions, prefix_);
+  be.assemble_tokens(residual, ws.embedded.rows(0, n), ws.positions, prefix_);
   if (be.observing()) be.observe("vision.patch_embeddings", residual);
 
   const float eps = config_.vision.layer_norm_eps;
@@ -243,12 +253,12 @@ View VisionEncoder::encode(Backend& be, ConstView pixels, VisionWorkspace& ws) c
       be.add_layer_norm({normed}, residual_rows, delta, block.norm1_weight, block.norm1_bias, eps);
     be.linear(flat(ws.qkv), {normed}, block.qkv);
     // The attention output reuses `normed`, which the projection has read.
-    be.full_attention(View(normed.raw(), dtype_, Shape{n, tokens, e}), ws.qkv.view().rows(0, n),
+    be.full_attention(View(normed.raw(), dtype_, Shape{n, tokens, e}), ws.qkv.rows(0, n),
                       config_.vision.num_heads, scale);
     be.linear(delta, {normed}, block.proj);
     if (!block.ls1.empty()) be.scale_columns(delta, block.ls1);
     be.add_layer_norm({normed}, residual_rows, delta, block.norm2_weight, block.norm2_bias, eps);
-    be.linear(View(ws.hidden.view().raw(), dtype_, Shape{n * tokens, mlp}), {normed}, block.fc1);
+    be.linear(View(ws.hidden.raw(), dtype_, Shape{n * tokens, mlp}), {normed}, block.fc1);
     be.gelu({flat(ws.activated)}, flat(ws.hidden));
     be.linear(delta, {flat(ws.activated)}, block.fc2);
     if (!block.ls2.empty()) be.scale_columns(delta, block.ls2);
@@ -264,14 +274,13 @@ View VisionEncoder::encode(Backend& be, ConstView pixels, VisionWorkspace& ws) c
 }
 
 void VisionEncoder::project(Backend& be, ConstView features, VisionWorkspace& ws, View out) const {
-  const int64_t n = features.dim(0), tokens = ws.shuffled.view().dim(1);
-  const auto flat = [&](const Tensor& tensor) {
-    const View all = tensor.view();
+  const int64_t n = features.dim(0), tokens = ws.shuffled.dim(1);
+  const auto flat = [&](const View& all) {
     return View(all.raw(), all.dtype(), Shape{n * all.dim(1), all.dim(2)});
   };
-  be.pixel_shuffle(ws.shuffled.view().rows(0, n), features, ws.rows, ws.cols,
-                   config_.shuffle_factor, config_.ps_v1);
-  if (be.observing()) be.observe("vision.pixel_shuffled", ws.shuffled.view().rows(0, n));
+  be.pixel_shuffle(ws.shuffled.rows(0, n), features, ws.rows, ws.cols, config_.shuffle_factor,
+                   config_.ps_v1);
+  if (be.observing()) be.observe("vision.pixel_shuffled", ws.shuffled.rows(0, n));
   constexpr float kProjectorEps = 1e-5f;  // the family's projector norm, not the tower's
   be.rms_norm({flat(ws.shuffled_normed)}, flat(ws.shuffled), projector_norm_, kProjectorEps);
   be.linear(flat(ws.up), {flat(ws.shuffled_normed)}, projector_up_);
@@ -282,23 +291,23 @@ void VisionEncoder::project(Backend& be, ConstView features, VisionWorkspace& ws
 }
 
 void VisionEncoder::encode_tiles(Backend& be, ConstView rgb, VisionWorkspace& ws, View out) const {
-  const View pixels = ws.pixels.view().rows(0, rgb.dim(0));
+  const View pixels = ws.pixels.rows(0, rgb.dim(0));
   be.normalize_pixels(pixels, rgb, config_.norm_mean, config_.norm_std);
   if (be.observing()) be.observe("pixel_values", pixels);
   project(be, encode(be, pixels, ws), ws, out);
 }
 
+int64_t VisionEncoder::scratch_bytes(int64_t num_tiles) const {
+  VisionWorkspace ws;
+  ws.max_tiles = num_tiles;
+  return place(ws, config_.force_image_size, config_.force_image_size, nullptr) *
+         static_cast<int64_t>(dtype_size(dtype_));
+}
+
 int64_t VisionEncoder::workspace_bytes(int64_t num_tiles) const {
-  const int64_t side = config_.force_image_size,
-                patches = int64_t{config_.patches_per_side()} * config_.patches_per_side();
-  const int64_t tokens = patches + num_prefix(), e = config_.vision.hidden_size,
-                f = config_.shuffle_factor;
-  const int64_t elements =
-      3 * side * side + patches * 3 * config_.patch_size * config_.patch_size + patches * e +
-      tokens * (6 * e + 2 * int64_t{config_.vision.intermediate_size}) + 2 * patches * e +
-      2 * (patches / (f * f)) * config_.projector_hidden_size;
-  const int64_t positions = patches * e;
-  return (num_tiles * elements + positions) * static_cast<int64_t>(dtype_size(dtype_));
+  const int64_t positions =
+      int64_t{config_.patches_per_side()} * config_.patches_per_side() * config_.vision.hidden_size;
+  return scratch_bytes(num_tiles) + positions * static_cast<int64_t>(dtype_size(dtype_));
 }
 
 }  // namespace videre
