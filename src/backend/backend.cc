@@ -154,12 +154,21 @@ void Backend::do_add_layer_norm(Operand out, View residual, ConstView x, ConstVi
   do_layer_norm(out, residual, weight, bias, eps);
 }
 
-void Backend::gated_rms_norm(Operand out, ConstView y, ConstView z, ConstView weight,
-                             int group_size, float eps) {
+namespace {
+
+void check_gated(const Operand& out, const ConstView& y, const ConstView& z,
+                 const ConstView& weight, int group_size) {
   check_operand(out, y, "gated_rms_norm");
   check_pair(y, z, "gated_rms_norm z");
   check_parameter(weight, y.dim(-1), "gated_rms_norm weight");
   VIDERE_CHECK(group_size > 0 && y.dim(-1) % group_size == 0) << group_size;
+}
+
+}  // namespace
+
+void Backend::gated_rms_norm(Operand out, ConstView y, ConstView z, ConstView weight,
+                             int group_size, float eps) {
+  check_gated(out, y, z, weight, group_size);
   if (!nothing_in(y)) do_gated_rms_norm(out, y, z, weight, group_size, eps);
 }
 
@@ -184,8 +193,10 @@ void Backend::gelu(Operand out, ConstView x) {
   if (!nothing_in(x)) do_gelu(out, x);
 }
 
-void Backend::causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state,
-                          const StepView& step) {
+namespace {
+
+void check_conv(const ConstView& out, const ConstView& x, const ConstView& weight,
+                const ConstView& bias, const ConstView& state, const StepView& step) {
   check_pair(out, x, "causal_conv");
   const int64_t channels = x.dim(1);
   VIDERE_CHECK_EQ(x.dim(0), step.num_tokens);
@@ -196,10 +207,10 @@ void Backend::causal_conv(View out, ConstView x, ConstView weight, ConstView bia
   if (!bias.empty()) check_parameter(bias, channels, "causal_conv bias");
   check_activation(state, "conv_state");
   VIDERE_CHECK_EQ(state.shape(), (Shape{state.dim(0), weight.dim(1) - 1, channels}));
-  if (!nothing_in(x)) do_causal_conv(out, x, weight, bias, state, step);
 }
 
-void Backend::ssm_scan(View y, const SsmInputs& in, View state, const StepView& step) {
+void check_scan(const ConstView& y, const SsmInputs& in, const ConstView& state,
+                const StepView& step) {
   check_pair(y, in.x, "ssm_scan");
   check_activation(in.b, "ssm_scan B");
   check_activation(in.c, "ssm_scan C");
@@ -218,7 +229,50 @@ void Backend::ssm_scan(View y, const SsmInputs& in, View state, const StepView& 
   check_parameter(in.dt_bias, heads, "dt_bias");
   check_parameter(in.a, heads, "A");
   check_parameter(in.d, heads, "D");
+}
+
+/// What the scan reads once the convolution is done.
+SsmInputs scan_of(const Mamba2Inputs& in, const View& conv_out, const View& state) {
+  const int64_t inner = state.dim(1) * state.dim(2), bc = in.num_groups * state.dim(3);
+  VIDERE_CHECK_EQ(conv_out.dim(1), inner + 2 * bc);
+  SsmInputs scan;
+  scan.x = conv_out.columns(0, inner);
+  scan.b = conv_out.columns(inner, inner + bc);
+  scan.c = conv_out.columns(inner + bc, inner + 2 * bc);
+  scan.dt = in.dt;
+  scan.dt_bias = in.dt_bias, scan.a = in.a, scan.d = in.d;
+  scan.num_groups = in.num_groups, scan.chunk_size = in.chunk_size;
+  scan.dt_min = in.dt_min, scan.dt_max = in.dt_max;
+  return scan;
+}
+
+}  // namespace
+
+void Backend::causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state,
+                          const StepView& step) {
+  check_conv(out, x, weight, bias, state, step);
+  if (!nothing_in(x)) do_causal_conv(out, x, weight, bias, state, step);
+}
+
+void Backend::ssm_scan(View y, const SsmInputs& in, View state, const StepView& step) {
+  check_scan(y, in, state, step);
   if (!nothing_in(y)) do_ssm_scan(y, in, state, step);
+}
+
+void Backend::mamba2_mix(Operand out, const Mamba2Inputs& in, View conv_state, View ssm_state,
+                         View conv_out, View y, const StepView& step) {
+  check_conv(conv_out, in.xbc, in.conv_weight, in.conv_bias, conv_state, step);
+  VIDERE_CHECK_EQ(ssm_state.rank(), 4);
+  check_scan(y, scan_of(in, conv_out, ssm_state), ssm_state, step);
+  check_gated(out, y, in.z, in.norm, in.norm_group);
+  if (!nothing_in(y)) do_mamba2_mix(out, in, conv_state, ssm_state, conv_out, y, step);
+}
+
+void Backend::do_mamba2_mix(Operand out, const Mamba2Inputs& in, View conv_state, View ssm_state,
+                            View conv_out, View y, const StepView& step) {
+  do_causal_conv(conv_out, in.xbc, in.conv_weight, in.conv_bias, conv_state, step);
+  do_ssm_scan(y, scan_of(in, conv_out, ssm_state), ssm_state, step);
+  do_gated_rms_norm(out, y, in.z, in.norm, in.norm_group, in.eps);
 }
 
 namespace {

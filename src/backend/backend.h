@@ -50,6 +50,19 @@ struct SsmInputs {
   float dt_min = 0, dt_max = 0;  // clamp after softplus; dt_max is usually infinity
 };
 
+/// A Mamba-2 mixer between its two linears: slices of the projection, and parameters. See
+/// docs/model.md#mamba-2.
+struct Mamba2Inputs {
+  ConstView z;                    // [tokens, heads * head_dim], the gate
+  ConstView xbc;                  // [tokens, x | B | C] before the convolution
+  ConstView dt;                   // [tokens, heads] before bias and softplus
+  ConstView conv_weight;          // [channels of xbc, taps]
+  ConstView conv_bias;            // [channels] or empty
+  ConstView dt_bias, a, d, norm;  // as in SsmInputs; norm [heads * head_dim]
+  int num_groups = 0, chunk_size = 0, norm_group = 0;
+  float dt_min = 0, dt_max = 0, eps = 0;
+};
+
 /// How dissimilarities are rounded. kBFloat16 rounds where vLLM's bf16 tensors do, so that ties
 /// fall alike.
 enum class EvsArithmetic { kFloat32, kBFloat16 };
@@ -148,6 +161,12 @@ class Backend {
   /// chunks cut at absolute multiples of chunk_size, so a prompt cut there gives the same bits as
   /// in one piece.
   void ssm_scan(View y, const SsmInputs& in, View state, const StepView& step);
+  /// causal_conv of xbc, ssm_scan of its parts and dt, gated_rms_norm by z: out [tokens,
+  /// heads*head_dim], rounded where the three ops round. conv_out [tokens, channels] and y (as out)
+  /// are scratch: they may hold what the ops leave, or nothing. A composition on the CPU; CUDA has
+  /// one kernel for steps of one row a sequence, and composes the others.
+  void mamba2_mix(Operand out, const Mamba2Inputs& in, View conv_state, View ssm_state,
+                  View conv_out, View y, const StepView& step);
   /// Writes k, v [tokens, kv_heads*head_dim] into caches [blocks, kv_heads, block_size, head_dim].
   void append_kv(View k_cache, View v_cache, ConstView k, ConstView v,
                  const AttentionParams& params, const StepView& step);
@@ -224,6 +243,8 @@ class Backend {
   virtual void do_causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state,
                               const StepView& step) = 0;
   virtual void do_ssm_scan(View y, const SsmInputs& in, View state, const StepView& step) = 0;
+  virtual void do_mamba2_mix(Operand out, const Mamba2Inputs& in, View conv_state, View ssm_state,
+                             View conv_out, View y, const StepView& step);
   virtual void do_append_kv(View k_cache, View v_cache, ConstView k, ConstView v,
                             const AttentionParams& params, const StepView& step) = 0;
   virtual void do_paged_attention(View out, ConstView q, ConstView k_cache, ConstView v_cache,

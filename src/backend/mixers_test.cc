@@ -458,6 +458,204 @@ TEST_P(Scan, SixteenBitStatesDoNotDrift) {
   }
 }
 
+struct MixShape {
+  int heads, head_dim, groups, n_state;
+  DType state_dtype = DType::kF32, conv_dtype = DType::kBF16;
+  int taps = 4;
+  float dt_min = 0, dt_max = INFINITY;
+};
+
+// The whole mixer, held against the CPU's three ops, and its states against the device's own.
+class Mix : public Mixers {
+ protected:
+  struct States {
+    Tensor conv, ssm;
+  };
+
+  void check(const MixShape& shape, const std::vector<Seq>& seqs, int num_steps, uint32_t seed) {
+    const auto [heads, head_dim, groups, n_state, state_dtype, conv_dtype, taps, dt_min, dt_max] =
+        shape;
+    const int64_t inner = int64_t{heads} * head_dim, bc = int64_t{groups} * n_state;
+    const int64_t channels = inner + 2 * bc, width = inner + channels + heads;
+    const std::string what = std::to_string(heads) + " heads of " + std::to_string(head_dim) +
+                             ", state " + std::to_string(n_state) + " " +
+                             std::string(dtype_name(state_dtype)) + ", " +
+                             std::to_string(seqs.size()) + " sequences";
+    const std::unique_ptr<Backend> cpu = make_cpu_backend({.num_threads = 1});
+    const Tensor weight = random_tensor(DType::kBF16, Shape{channels, taps}, ++seed, 0.5f);
+    const Tensor bias = random_tensor(DType::kBF16, Shape{channels}, ++seed, 0.5f);
+    const Tensor dt_bias = random_tensor(DType::kF32, Shape{heads}, ++seed);
+    const Tensor d = random_tensor(DType::kBF16, Shape{heads}, ++seed);
+    const Tensor norm = random_tensor(DType::kBF16, Shape{inner}, ++seed);
+    std::vector<float> a_values;
+    for (int h = 0; h < heads; ++h) a_values.push_back(-0.05f * static_cast<float>(1 + h % 7));
+    const Tensor a = make_tensor(DType::kF32, Shape{heads}, a_values);
+    const bool with_bias = seed % 2 == 0;
+
+    const Tensor conv = random_tensor(conv_dtype, Shape{kSlots, taps - 1, channels}, ++seed);
+    const Tensor ssm =
+        random_tensor(state_dtype, Shape{kSlots, heads, head_dim, n_state}, ++seed, 0.5f);
+    const auto states = [&] {
+      return States{make_tensor(conv_dtype, conv.view().shape(), values_of(conv)),
+                    make_tensor(state_dtype, ssm.view().shape(), values_of(ssm))};
+    };
+    States mine = states(), apart = states(), expected = states();
+    std::vector<Seq> now = seqs;
+    for (int i = 0; i < num_steps; ++i) {
+      StepArrays arrays_of_step = arrays(now);
+      const int rows = arrays_of_step.num_rows();
+      // Pads up to as many rows as sequences, where there are no more.
+      const int pad = std::max(0, static_cast<int>(now.size()) - rows);
+      const StepView step = arrays_of_step.view(pad);
+      const Tensor projected = random_tensor(dtype(), Shape{rows + pad, width}, ++seed);
+      Mamba2Inputs in;
+      in.z = projected.view().columns(0, inner);
+      in.xbc = projected.view().columns(inner, inner + channels);
+      in.dt = projected.view().columns(inner + channels, width);
+      in.conv_weight = weight, in.dt_bias = dt_bias, in.a = a, in.d = d, in.norm = norm;
+      if (with_bias) in.conv_bias = bias;
+      in.num_groups = groups, in.chunk_size = 128;
+      in.norm_group = static_cast<int>(inner / groups);
+      in.dt_min = dt_min, in.dt_max = dt_max, in.eps = 1e-5f;
+      const auto fresh = [&](int64_t columns) {
+        return make_host_tensor(dtype(), Shape{rows + pad, columns});
+      };
+      const Island out(dtype(), Shape{rows + pad, inner});
+      const Tensor conv_out = fresh(channels), y = fresh(inner);
+      be_->mamba2_mix({out}, in, mine.conv, mine.ssm, conv_out, y, step);
+
+      const auto three_ops = [&](Backend& be, const States& to) {
+        const Tensor convolved = fresh(channels), scanned = fresh(inner), normed = fresh(inner);
+        be.causal_conv(convolved, in.xbc, in.conv_weight, in.conv_bias, to.conv, step);
+        SsmInputs scan{convolved.view().columns(0, inner),
+                       convolved.view().columns(inner, inner + bc),
+                       convolved.view().columns(inner + bc, channels),
+                       in.dt,
+                       in.dt_bias,
+                       in.a,
+                       in.d};
+        scan.num_groups = groups, scan.chunk_size = in.chunk_size;
+        scan.dt_min = dt_min, scan.dt_max = dt_max;
+        be.ssm_scan(scanned, scan, to.ssm, step);
+        be.gated_rms_norm({normed}, scanned, in.z, in.norm, in.norm_group, in.eps);
+        std::vector<float> values = values_of(normed);
+        values.resize(rows * inner);
+        return values;
+      };
+      const std::vector<float> from_cpu = three_ops(*cpu, expected);
+      const std::vector<float> from_ops = three_ops(*be_, apart);
+      std::vector<float> got = out.values();
+      got.resize(rows * inner);
+      // Roundings to T on the way may fall to the other side.
+      const double relative = dtype() == DType::kBF16 ? 0x1p-7 : 1e-4;
+      const double loose = state_dtype == DType::kF32 ? 1 : 8;
+      double squares = 0, differences = 0;
+      for (size_t j = 0; j < got.size(); ++j) {
+        ASSERT_NEAR(got[j], from_ops[j], 1e-4 + relative * std::abs(from_ops[j])) << what << j;
+        if (rows > static_cast<int>(now.size())) continue;  // by products of rounded factors
+        ASSERT_NEAR(got[j], from_cpu[j],
+                    4 * loose * relative * (0.5 + std::abs(double{from_cpu[j]})))
+            << what << ", element " << j;
+        squares += double{from_cpu[j]} * from_cpu[j];
+        differences += (double{got[j]} - from_cpu[j]) * (double{got[j]} - from_cpu[j]);
+      }
+      EXPECT_LE(std::sqrt(differences), loose * 0.5 * relative * std::sqrt(squares)) << what;
+      EXPECT_TRUE(out.untouched_around()) << what;
+      EXPECT_EQ(values_of(mine.conv), values_of(apart.conv)) << what << ", step " << i;
+      EXPECT_EQ(values_of(mine.ssm), values_of(apart.ssm)) << what << ", step " << i;
+      EXPECT_EQ(values_of(mine.conv), values_of(expected.conv)) << what << ", step " << i;
+      for (Seq& seq : now) {  // goes on from where it was kept
+        if (seq.length > 0) seq.context += seq.length, seq.read = seq.write;
+      }
+    }
+  }
+};
+
+// Fewer sequences than devices may take another way for.
+std::vector<Seq> few() { return {{1, 12, 2, 2, {}}, {0, 0, 0, 0, {}}, {1, 0, kNoSlot, 1, {}}}; }
+// As many rows as sequences, and yet not one each.
+std::vector<Seq> odd_steps() {
+  return {{3, 5, 2, 2, {}}, {0, 0, 0, 0, {}},       {0, 0, 0, 0, {}},
+          {1, 7, 3, 4, {}}, {2, 0, kNoSlot, 1, {}}, {0, 0, 0, 0, {}}};
+}
+std::vector<Seq> odd_and_few() {
+  return {{4, 5, 2, 3, {}}, {0, 0, 0, 0, {}}, {0, 0, 0, 0, {}}, {0, 0, 0, 0, {}}};
+}
+std::vector<Seq> without_emits(std::vector<Seq> seqs) {
+  for (Seq& seq : seqs) seq.emits.clear();
+  return seqs;
+}
+
+TEST_P(Mix, IsTheThreeOpsInAnyStep) {
+  uint32_t seed = 2000;
+  for (const MixShape& shape :
+       {MixShape{4, 8, 2, 32}, MixShape{16, 8, 1, 64, DType::kF32, DType::kF32},
+        MixShape{6, 5, 3, 7}, MixShape{6, 24, 3, 32, DType::kF32, DType::kBF16, 4, 0.3f, 0.9f},
+        MixShape{6, 12, 3, 64, DType::kBF16}, MixShape{4, 20, 2, 128, DType::kF16},
+        MixShape{4, 8, 2, 32, DType::kF32, DType::kBF16, 3}, MixShape{40, 4, 1, 32}}) {
+    for (const auto& seqs :
+         {without_emits(decoding()), few(), odd_steps(), odd_and_few(), decoding()}) {
+      if (be_->name() != "cpu") check(shape, seqs, 2, seed += 100);
+    }
+    check(shape, sequences(), 1, seed += 100);
+  }
+}
+
+TEST_P(Mix, FullHeads) {
+  if (be_->name() == "cpu") return;  // is the three ops
+  uint32_t seed = 9000;
+  for (const MixShape& shape :
+       {MixShape{4, 80, 2, 128}, MixShape{4, 80, 2, 128, DType::kBF16}, MixShape{2, 168, 1, 128}}) {
+    for (const auto& seqs : {without_emits(decoding()), few(), odd_and_few()}) {
+      check(shape, seqs, 2, seed += 100);
+    }
+  }
+}
+
+// The bits of a request do not depend on its company, nor on the way that blocks meet.
+TEST_P(Mix, BitsDoNotDependOnCompany) {
+  constexpr int kHeads = 8, kDim = 20, kGroups = 2, kState = 64;
+  const int64_t inner = kHeads * kDim, bc = kGroups * kState, channels = inner + 2 * bc;
+  const Tensor projected = random_tensor(dtype(), Shape{1, inner + channels + kHeads}, 1);
+  const Tensor weight = random_tensor(DType::kBF16, Shape{channels, 4}, 2);
+  const Tensor floats = random_tensor(DType::kF32, Shape{kHeads}, 3);
+  const Tensor a = make_tensor(DType::kF32, Shape{kHeads}, std::vector<float>(kHeads, -0.5f));
+  const Tensor norm = random_tensor(DType::kBF16, Shape{inner}, 4);
+  std::vector<float> alone, alone_state;
+  for (const int count : {1, 3, 4, 5, 9}) {
+    std::vector<float> stacked;
+    StepArrays step;
+    for (int i = 0; i < count; ++i) {
+      const std::vector<float> row = values_of(projected);
+      stacked.insert(stacked.end(), row.begin(), row.end());
+      step.add(1, 40, 1 + i, 1 + i);
+    }
+    const Tensor rows = make_tensor(dtype(), Shape{count, projected.view().dim(1)}, stacked);
+    Tensor conv = make_tensor(DType::kBF16, Shape{kSlots, 3, channels},
+                              std::vector<float>(kSlots * 3 * channels, 0.25f));
+    Tensor ssm = make_tensor(DType::kBF16, Shape{kSlots, kHeads, kDim, kState},
+                             std::vector<float>(kSlots * inner * kState, 0.5f));
+    Mamba2Inputs in;
+    in.z = rows.view().columns(0, inner);
+    in.xbc = rows.view().columns(inner, inner + channels);
+    in.dt = rows.view().columns(inner + channels, rows.view().dim(1));
+    in.conv_weight = weight, in.dt_bias = floats, in.a = a, in.d = floats, in.norm = norm;
+    in.num_groups = kGroups, in.chunk_size = 128, in.norm_group = static_cast<int>(inner / kGroups);
+    in.dt_max = INFINITY, in.eps = 1e-5f;
+    const Tensor out = make_host_tensor(dtype(), Shape{count, inner});
+    const Tensor y = make_host_tensor(dtype(), Shape{count, inner});
+    const Tensor conv_out = make_host_tensor(dtype(), Shape{count, channels});
+    be_->mamba2_mix({out}, in, conv, ssm, conv_out, y, step.view());
+    for (int i = 0; i < count; ++i) {
+      const std::vector<float> got = values_of(out.view().rows(i, i + 1));
+      const std::vector<float> state = values_of(ssm.view()[1 + i]);
+      if (alone.empty()) alone = got, alone_state = state;
+      EXPECT_EQ(got, alone) << i << " of " << count;
+      EXPECT_EQ(state, alone_state) << i << " of " << count;
+    }
+  }
+}
+
 TEST(StateRounding, FallsOnTheTwoNeighboursInProportion) {
   for (const float value : {1.0f, 1.001f, -3.14159f, 6.1e-5f, 6.0e-5f, -3.3e-6f, 5e-8f, 1e-9f,
                             65503.0f, 70000.0f, 1e-30f, 0.0f, -0.0f}) {
@@ -496,6 +694,7 @@ std::string param_name(const ::testing::TestParamInfo<std::pair<std::string, DTy
 }
 INSTANTIATE_TEST_SUITE_P(All, Convolution, ::testing::ValuesIn(params()), param_name);
 INSTANTIATE_TEST_SUITE_P(All, Scan, ::testing::ValuesIn(params()), param_name);
+INSTANTIATE_TEST_SUITE_P(All, Mix, ::testing::ValuesIn(params()), param_name);
 
 }  // namespace
 }  // namespace videre::testing

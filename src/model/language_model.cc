@@ -191,29 +191,28 @@ void LanguageModel::forward(Backend& be, const StepView& step, const LanguageInp
 void LanguageModel::mamba2(Backend& be, const StepView& step, const Mamba2Weights& weights,
                            View conv_state, View ssm_state, LanguageWorkspace& ws) const {
   const int64_t n = step.num_tokens, d = config_.d_inner(), conv = config_.conv_dim();
-  const int64_t bc = int64_t{config_.n_groups} * config_.ssm_state_size;
   const View projected = ws.projected.rows(0, n);  // [tokens, z | x | B | C | dt]
   const View conv_out = ws.conv_out.rows(0, n);    // [tokens, x | B | C]
   const View mixed = ws.mixed.rows(0, n), gated = ws.gated.rows(0, n);
   const View delta = ws.delta.view().rows(0, n);
   be.linear(projected, {ws.normed.view().rows(0, n)}, weights.in_proj);
-  be.causal_conv(conv_out, projected.columns(d, d + conv), weights.conv_weight, weights.conv_bias,
-                 conv_state, step);
-  SsmInputs in;
-  in.x = conv_out.columns(0, d);
-  in.b = conv_out.columns(d, d + bc);
-  in.c = conv_out.columns(d + bc, d + 2 * bc);
+  Mamba2Inputs in;
+  in.z = projected.columns(0, d);
+  in.xbc = projected.columns(d, d + conv);
   in.dt = projected.columns(d + conv, d + conv + config_.mamba_num_heads);
+  in.conv_weight = weights.conv_weight;
+  in.conv_bias = weights.conv_bias;
   in.dt_bias = weights.dt_bias;
   in.a = weights.a;
   in.d = weights.d;
+  in.norm = weights.norm;
   in.num_groups = config_.n_groups;
   in.chunk_size = config_.chunk_size;
+  in.norm_group = config_.norm_group();
   in.dt_min = config_.time_step_min;
   in.dt_max = config_.time_step_max;
-  be.ssm_scan(mixed, in, ssm_state, step);
-  be.gated_rms_norm({gated}, mixed, projected.columns(0, d), weights.norm, config_.norm_group(),
-                    config_.layer_norm_epsilon);
+  in.eps = config_.layer_norm_epsilon;
+  be.mamba2_mix({gated}, in, conv_state, ssm_state, conv_out, mixed, step);
   be.linear(delta, {gated}, weights.out_proj);
   be.all_reduce(delta);
 }

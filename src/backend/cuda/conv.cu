@@ -28,15 +28,6 @@ struct ConvArgs {
   int channels, taps;
 };
 
-template <typename T>
-__device__ __forceinline__ T silu_of(float sum) {
-  if constexpr (std::is_same_v<T, BF16>) {
-    return bf16_of(__fdividef(sum, 1.0f + fast_exp(-sum)));
-  } else {
-    return sum / (1.0f + expf(-sum));
-  }
-}
-
 __device__ __forceinline__ void store_state(const ConvArgs& args, int64_t offset, float value) {
   if (args.state_dtype == DType::kF32) {
     static_cast<float*>(args.state)[offset] = value;

@@ -98,6 +98,7 @@ CudaBackend::~CudaBackend() {
   if (bounce_ != nullptr) pinned_free(bounce_);
   for (void* memory : adopted_) device_free(memory);
   if (scratch_ != nullptr) device_free(scratch_);
+  if (counters_ != nullptr) device_free(counters_);
 }
 
 Tensor CudaBackend::allocate(DType dtype, Shape shape) {

@@ -24,6 +24,9 @@ class CudaBackend final : public Backend {
   std::string_view name() const override { return "cuda"; }
   const DeviceInfo& info() const { return info_; }
   Launcher& launcher() { return launcher_; }
+  /// Up to how many sequences' mixers meet in clusters of blocks; the others through memory. For
+  /// benches and tests.
+  void set_clustered_seqs(int most) { clustered_seqs_ = most; }
 
   Tensor allocate(DType dtype, Shape shape) override;
   ConstView adopt(ConstView host) override;
@@ -59,6 +62,8 @@ class CudaBackend final : public Backend {
   void do_causal_conv(View out, ConstView x, ConstView weight, ConstView bias, View state,
                       const StepView& step) override;
   void do_ssm_scan(View y, const SsmInputs& in, View state, const StepView& step) override;
+  void do_mamba2_mix(Operand out, const Mamba2Inputs& in, View conv_state, View ssm_state,
+                     View conv_out, View y, const StepView& step) override;
   void do_append_kv(View k_cache, View v_cache, ConstView k, ConstView v,
                     const AttentionParams& params, const StepView& step) override;
   void do_paged_attention(View out, ConstView q, ConstView k_cache, ConstView v_cache,
@@ -85,6 +90,8 @@ class CudaBackend final : public Backend {
   /// Device memory of one op: its content lasts until the next op takes scratch. 256-byte aligned.
   /// Grows only before finish_loading (a warm-up of the largest sizes comes first).
   void* scratch(int64_t bytes);
+  /// Zeros that kernels count in and leave as zeros. Grows as scratch does.
+  uint32_t* counters(int64_t count);
   /// A small host array on the device, for kernels of this step; from the ring of the step's turn.
   const void* staged(const void* host, int64_t bytes);
   template <typename T>
@@ -140,6 +147,9 @@ class CudaBackend final : public Backend {
   Launcher launcher_;
   int64_t allocated_bytes_ = 0, weight_bytes_ = 0, scratch_bytes_ = 0, scratch_held_ = 0;
   void* scratch_ = nullptr;
+  uint32_t* counters_ = nullptr;
+  int64_t num_counters_ = 0;
+  int clustered_seqs_ = 4;
   std::vector<void*> adopted_;  // weights, and scratch that recorded steps still use
   Turn turns_[kTurns];
   int current_ = 0;

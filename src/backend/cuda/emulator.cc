@@ -20,9 +20,10 @@ EmulatedGrid emulated_grid;
 namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
-constexpr int kMaxThreads = 1024;
+constexpr int kMaxThreads = 1024;            // a block's
+constexpr int kMaxFibers = 8 * kMaxThreads;  // a cluster's
 
-enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+enum class State { kReady, kAtBlockBarrier, kAtClusterBarrier, kAtWarpBarrier, kDone };
 
 struct Fiber {
   EmulatedThread thread;
@@ -43,7 +44,8 @@ std::vector<Fiber> fibers;
 std::vector<Warp> warps;
 std::vector<char> shared_memory;
 char* stacks = nullptr;
-int running = 0, num_threads = 0;
+int running = 0, block_threads = 0, num_threads = 0;  // the last: of a cluster
+int64_t block_shared = 0;                             // bytes
 jmp_buf scheduler;
 const std::function<void()>* kernel_body = nullptr;
 
@@ -73,15 +75,18 @@ void resume(int index) {
 
 // Opens the barriers whose threads have all come; a thread that has ended counts as there.
 void open_barriers() {
-  bool all = true;
-  for (int i = 0; i < num_threads; ++i) {
-    all = all && (fibers[i].state == State::kAtBlockBarrier || fibers[i].state == State::kDone);
-  }
-  if (all) {
-    for (int i = 0; i < num_threads; ++i) {
-      if (fibers[i].state == State::kAtBlockBarrier) fibers[i].state = State::kReady;
+  const auto open = [](int begin, int end, State barrier) {
+    for (int i = begin; i < end; ++i) {
+      if (fibers[i].state != barrier && fibers[i].state != State::kDone) return;
     }
+    for (int i = begin; i < end; ++i) {
+      if (fibers[i].state == barrier) fibers[i].state = State::kReady;
+    }
+  };
+  for (int first = 0; first < num_threads; first += block_threads) {
+    open(first, first + block_threads, State::kAtBlockBarrier);
   }
+  open(0, num_threads, State::kAtClusterBarrier);
   for (int first = 0; first < num_threads; first += 32) {
     const int count = std::min(32, num_threads - first);
     for (int lane = 0; lane < count; ++lane) {
@@ -104,7 +109,7 @@ void open_barriers() {
   }
 }
 
-void run_block() {
+void run_cluster() {
   for (int i = 0; i < num_threads; ++i) {
     Fiber& fiber = fibers[i];
     fiber.state = State::kReady;
@@ -138,31 +143,39 @@ void run_block() {
 
 }  // namespace
 
-void emulate(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& body) {
-  num_threads = static_cast<int>(block.x * block.y * block.z);
-  VIDERE_CHECK(num_threads >= 1 && num_threads <= kMaxThreads) << num_threads;
+void emulate(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& body,
+             int cluster) {
+  block_threads = static_cast<int>(block.x * block.y * block.z);
+  num_threads = block_threads * cluster;
+  VIDERE_CHECK(block_threads >= 1 && block_threads <= kMaxThreads) << block_threads;
+  VIDERE_CHECK(cluster == 1 || (cluster <= 16 && block_threads % 32 == 0)) << cluster;
+  VIDERE_CHECK_LE(num_threads, kMaxFibers);
+  VIDERE_CHECK_EQ(grid.x % cluster, 0u);
   VIDERE_CHECK_LE(shared_bytes, 227 * 1024);
   if (stacks == nullptr) {
-    void* memory = mmap(nullptr, kStackBytes * kMaxThreads, PROT_READ | PROT_WRITE,
+    void* memory = mmap(nullptr, kStackBytes * kMaxFibers, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     VIDERE_CHECK(memory != MAP_FAILED) << "no memory for the emulator's stacks";
     stacks = static_cast<char*>(memory);
-    fibers.resize(kMaxThreads);
-    warps.resize(kMaxThreads / 32);
   }
-  shared_memory.assign(shared_bytes + 128, static_cast<char>(0xa5));
+  if (static_cast<int>(fibers.size()) < num_threads) {
+    fibers.resize(num_threads);
+    warps.resize((num_threads + 31) / 32);
+  }
+  block_shared = (int64_t{shared_bytes} + 127) / 128 * 128;
+  shared_memory.assign(block_shared * cluster + 128, static_cast<char>(0xa5));
   kernel_body = &body;
   emulated_grid = {grid, block};
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
+      for (unsigned x = 0; x < grid.x; x += cluster) {
         for (int i = 0; i < num_threads; ++i) {
-          const unsigned t = static_cast<unsigned>(i);
-          fibers[i].thread.block = dim3(x, y, z);
+          const unsigned t = static_cast<unsigned>(i % block_threads);
+          fibers[i].thread.block = dim3(x + i / block_threads, y, z);
           fibers[i].thread.thread =
               dim3(t % block.x, t / block.x % block.y, t / (block.x * block.y));
         }
-        run_block();
+        run_cluster();
       }
     }
   }
@@ -170,10 +183,17 @@ void emulate(dim3 grid, dim3 block, int shared_bytes, const std::function<void()
 
 char* emulated_shared() {
   char* start = shared_memory.data();
-  return start + (128 - reinterpret_cast<uintptr_t>(start) % 128) % 128;
+  return start + (128 - reinterpret_cast<uintptr_t>(start) % 128) % 128 +
+         running / block_threads * block_shared;
+}
+
+void* emulated_of_block(void* own, int rank) {
+  return static_cast<char*>(own) + (rank - running / block_threads) * block_shared;
 }
 
 void emulated_block_barrier() { pause(State::kAtBlockBarrier); }
+
+void emulated_cluster_barrier() { pause(State::kAtClusterBarrier); }
 
 void emulated_warp_barrier(uint32_t lanes) {
   fibers[running].lanes = lanes;

@@ -65,10 +65,14 @@ struct EmulatedGrid {
 extern EmulatedThread* emulated_thread;  // the one that runs
 extern EmulatedGrid emulated_grid;
 
-/// Runs `body` once for every thread of the grid.
-void emulate(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& body);
+/// Runs `body` once for every thread of the grid. `cluster` blocks along x run side by side: their
+/// dynamic shared memory is each one's own, static variables are not.
+void emulate(dim3 grid, dim3 block, int shared_bytes, const std::function<void()>& body,
+             int cluster = 1);
 char* emulated_shared();
+void* emulated_of_block(void* own, int rank);  // the same place in another block of the cluster
 void emulated_block_barrier();
+void emulated_cluster_barrier();
 void emulated_warp_barrier(uint32_t lanes);
 int emulated_lane();
 /// Puts 16 bytes down and waits for the warp's lanes in `lanes`; then `of(lane)` gives theirs.
@@ -116,6 +120,7 @@ T __shfl_up_sync(unsigned lanes, T value, unsigned delta) {
   return ::videre::cuda::emulated_shuffle(
       lanes, value, ::videre::cuda::emulated_lane() - static_cast<int>(delta));
 }
+inline void __threadfence() {}
 inline unsigned __ballot_sync(unsigned lanes, int predicate) {
   const uint32_t words[4] = {predicate != 0 ? 1u : 0u, 0, 0, 0};
   const uint32_t* all = ::videre::cuda::emulated_exchange(lanes, words);

@@ -37,6 +37,7 @@ struct LaunchShape {
   dim3 grid, block;
   int shared_bytes = 0;  // dynamic shared memory
   bool overlap = false;
+  int cluster = 1;  // blocks along x that run together, where `cluster_fits`
 };
 
 void report_cuda_error(int error, const char* what, const char* file, int line);
@@ -47,7 +48,14 @@ void report_cuda_error(int error, const char* what, const char* file, int line);
 
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), const LaunchShape& shape, Stream, A&&... args) {
-  emulate(shape.grid, shape.block, shape.shared_bytes, [&] { kernel(static_cast<P>(args)...); });
+  emulate(
+      shape.grid, shape.block, shape.shared_bytes, [&] { kernel(static_cast<P>(args)...); },
+      shape.cluster);
+}
+
+template <typename... P>
+bool cluster_fits(void (*)(P...), const LaunchShape& shape) {
+  return shape.cluster <= 16;
 }
 
 template <typename... P>
@@ -55,6 +63,22 @@ void load_kernel(void (*)(P...)) {}
 
 inline void wait_for_previous() {}
 inline void let_next_start() {}
+
+/// What the blocks of a cluster send each other: floats into dynamic shared memory. All threads
+/// open two boxes at their start, for rounds by turns, and await everybody's before anything is
+/// sent. In each round a thread says how many floats will come, and all await them.
+struct Mailbox {
+  uint64_t bits;
+};
+inline void open_mailboxes(Mailbox*) {}
+inline void await_mailboxes() { emulated_cluster_barrier(); }
+inline void expect_mail(Mailbox*, int) {}
+/// `own` and `box`: where the place and the box lie in this block; `rank`: the block that gets it.
+inline void send_to_block(float* own, Mailbox*, int rank, float value) {
+  *static_cast<float*>(emulated_of_block(own, rank)) = value;
+}
+/// `parity`: of how often this box was awaited before.
+inline void await_mail(Mailbox*, int) { emulated_cluster_barrier(); }
 
 inline uint32_t pack_bf16(float low, float high) {
   return to_bf16(low).bits | static_cast<uint32_t>(to_bf16(high).bits) << 16;
@@ -126,6 +150,38 @@ inline void store_stream16(void* global, uint4 value) { *static_cast<uint4*>(glo
 
 // --------------------------------------------------------------------------------------------- GPU
 
+inline cudaLaunchAttribute cluster_attribute(int blocks) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
+/// Whether the card can run one cluster of this shape; also prepares the kernel for it. Not cheap.
+template <typename... P>
+bool cluster_fits(void (*kernel)(P...), const LaunchShape& shape) {
+  if (shape.cluster > 8 &&
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                           cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  cudaLaunchAttribute attribute = cluster_attribute(shape.cluster);
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  int clusters = 0;
+  if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) != cudaSuccess) {
+    cudaGetLastError();
+    return false;
+  }
+  return clusters > 0;
+}
+
 template <typename... P, typename... A>
 void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, A&&... args) {
   if (shape.shared_bytes >
@@ -140,11 +196,14 @@ void launch(void (*kernel)(P...), const LaunchShape& shape, Stream stream, A&&..
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = shape.overlap ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (shape.overlap) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) attributes[config.numAttrs++] = cluster_attribute(shape.cluster);
   const cudaError_t error = cudaLaunchKernelEx(&config, kernel, static_cast<P>(args)...);
   if (error != cudaSuccess) report_cuda_error(error, "cudaLaunchKernelEx", __FILE__, __LINE__);
 }
@@ -165,6 +224,56 @@ __device__ __forceinline__ void wait_for_previous() {
 __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+struct Mailbox {
+  uint64_t bits;
+};
+__device__ __forceinline__ uint32_t shared_address(const void* shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+}
+__device__ __forceinline__ void open_mailboxes(Mailbox* boxes) {
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x == 0) {
+    asm volatile(
+        "mbarrier.init.shared.b64 [%0], 1; mbarrier.init.shared.b64 [%0+8], 1; "
+        "fence.mbarrier_init.release.cluster;" ::"r"(shared_address(boxes))
+        : "memory");
+  }
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void await_mailboxes() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void expect_mail(Mailbox* box, int floats) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(box)),
+               "r"(4 * floats)
+               : "memory");
+#endif
+}
+__device__ __forceinline__ void send_to_block(float* own, Mailbox* box, int rank, float value) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .u32 to, box; mapa.shared::cluster.u32 to, %0, %2; mapa.shared::cluster.u32 box, %1, "
+      "%2; st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [to], %3, [box];}" ::"r"(
+          shared_address(own)),
+      "r"(shared_address(box)), "r"(rank), "f"(value)
+      : "memory");
+#endif
+}
+__device__ __forceinline__ void await_mail(Mailbox* box, int parity) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{.reg .pred done; again: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, "
+      "[%0], %1; @!done bra again;}" ::"r"(shared_address(box)),
+      "r"(parity)
+      : "memory");
 #endif
 }
 
@@ -273,9 +382,6 @@ __device__ __forceinline__ uint32_t e4m3_pair_to_half(uint16_t codes) {
   asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(bits), "r"(0x5c005c00u));
 #endif
   return out;
-}
-__device__ __forceinline__ uint32_t shared_address(const void* shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 __device__ __forceinline__ void ldmatrix4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"

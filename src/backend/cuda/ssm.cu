@@ -181,17 +181,6 @@ __global__ void scan_any(ScanArgs args, StepView step) {
   keep(step.write_slots[seq], length - 1);
 }
 
-template <typename Fn>
-void with_state_type(DType dtype, Fn&& fn) {
-  if (dtype == DType::kBF16) {
-    fn(BF16{});
-  } else if (dtype == DType::kF16) {
-    fn(Half{});
-  } else {
-    fn(0.0f);
-  }
-}
-
 }  // namespace
 
 void CudaBackend::do_ssm_scan(View y, const SsmInputs& in, View state, const StepView& step) {

@@ -119,9 +119,21 @@ __device__ __forceinline__ void load_elements(float (&v)[kCount], const float* p
 }
 
 /// dt after bias, softplus and clamp.
-__device__ __forceinline__ float step_size(const ScanArgs& args, float raw) {
+__device__ __forceinline__ float step_size(float raw, float dt_min, float dt_max) {
   const float v = raw > 20.0f ? raw : log1pf(expf(raw));
-  return fminf(fmaxf(v, args.dt_min), args.dt_max);
+  return fminf(fmaxf(v, dt_min), dt_max);
+}
+__device__ __forceinline__ float step_size(const ScanArgs& args, float raw) {
+  return step_size(raw, args.dt_min, args.dt_max);
+}
+/// What the convolution makes of its sum.
+template <typename T>
+__device__ __forceinline__ T silu_of(float sum) {
+  if constexpr (std::is_same_v<T, BF16>) {
+    return bf16_of(__fdividef(sum, 1.0f + fast_exp(-sum)));
+  } else {
+    return sum / (1.0f + expf(-sum));
+  }
 }
 /// One token of one state row that `lanes` neighbours hold: the row moves on; gives the sum of row
 /// times c, in each. Both kernels take single tokens through here, so that they agree to the bit.
@@ -142,6 +154,17 @@ __device__ __forceinline__ float update_row(float (&s)[kCount], float decay, flo
     sum += step < lanes ? other : 0.0f;
   }
   return sum;
+}
+
+template <typename Fn>
+void with_state_type(DType dtype, Fn&& fn) {
+  if (dtype == DType::kBF16) {
+    fn(BF16{});
+  } else if (dtype == DType::kF16) {
+    fn(Half{});
+  } else {
+    fn(0.0f);
+  }
 }
 
 /// First of the step's emits that belongs to `seq` or a later sequence.
