@@ -2,7 +2,9 @@
 // state 128, 8 groups; 12288 channels): checked against sums in double on a sample, then timed as
 // recorded steps of many calls over several layers' states and rows, more than L2 can hold. Prints
 // GB/s of what must be read and written, and TFLOP/s of the chunked form's products.
-// OP/STATE/SEQUENCES/ROWS, OP being conv, scan or both.
+// OP/STATE/SEQUENCES/ROWS, OP being conv, scan or both. OP/STATE/SEQUENCES of decode steps: three
+// is convolution, scan and gated norm one after another, mix all in one kernel as the model has it,
+// held against three; mix-clusters and mix-memory say how a group's blocks meet.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -18,6 +20,8 @@ namespace {
 
 constexpr int kHeads = 128, kHeadDim = 80, kState = 128, kGroups = 8, kChunk = 128, kTaps = 4;
 constexpr int64_t kInner = kHeads * kHeadDim, kBc = kGroups * kState;
+constexpr int kGroupWidth = kHeads / kGroups * kHeadDim;
+constexpr float kEps = 1e-5f;
 constexpr int64_t kConv = kInner + 2 * kBc, kProjected = kInner + kConv + kHeads;
 
 /// Normal values on the card, the same ones again after some megabytes.
@@ -88,7 +92,7 @@ struct Piece {
 };
 
 struct Layer {
-  Tensor projected, conv_out, y, conv_state, ssm_state;
+  Tensor projected, conv_out, y, out, conv_state, ssm_state;
 };
 
 struct Case {
@@ -96,9 +100,9 @@ struct Case {
   StepView step;
   std::vector<int32_t> ends{0};
   Tensor lengths, contexts, slots;
-  Tensor conv_weight, conv_bias, dt_bias, a, d;
+  Tensor conv_weight, conv_bias, dt_bias, a, d, norm;
   std::vector<Layer> layers;
-  double conv_bytes = 0, scan_bytes = 0, products = 0;
+  double conv_bytes = 0, scan_bytes = 0, mix_bytes = 0, products = 0;
 
   Case(DType dtype, const std::vector<Piece>& pieces) : state_dtype(dtype) {
     auto& be = card();
@@ -126,6 +130,7 @@ struct Case {
     conv_bias = random_tensor(DType::kBF16, Shape{kConv}, 2);
     dt_bias = random_tensor(DType::kF32, Shape{kHeads}, 3);
     d = random_tensor(DType::kF32, Shape{kHeads}, 4);
+    norm = random_tensor(DType::kBF16, Shape{kInner}, 5);
     std::vector<float> a_values;
     for (int h = 0; h < kHeads; ++h) a_values.push_back(-std::exp2(static_cast<float>(h % 8) - 4));
     a = upload(DType::kF32, a_values.data(), kHeads);
@@ -134,6 +139,8 @@ struct Case {
     const double conv_state_bytes = static_cast<double>(seqs * 3 * kConv * 2);
     conv_bytes = static_cast<double>(rows) * kConv * 4 + 2 * conv_state_bytes;
     scan_bytes = static_cast<double>(rows) * (kInner * 2 + 2 * kBc + kHeads) * 2 + 2 * state_bytes;
+    mix_bytes = static_cast<double>(rows) * (kProjected + kInner) * 2 + 2 * conv_state_bytes +
+                2 * state_bytes;
     products = static_cast<double>(rows) * kHeads * 2 *
                (64 * (kState + kHeadDim) * 0.625 + 2.0 * kState * kHeadDim);
     const int count = static_cast<int>(std::clamp(5e8 / (scan_bytes + conv_bytes), 2.0, 28.0));
@@ -143,6 +150,7 @@ struct Case {
       layer.projected = random_tensor(DType::kBF16, Shape{rows, kProjected}, seed + 11);
       layer.conv_out = be.allocate(DType::kBF16, Shape{rows, kConv});
       layer.y = be.allocate(DType::kBF16, Shape{rows, kInner});
+      layer.out = be.allocate(DType::kBF16, Shape{rows, kInner});
       layer.conv_state = random_tensor(DType::kBF16, Shape{seqs + 1, kTaps - 1, kConv}, seed + 12);
       layer.ssm_state = random_tensor(dtype, Shape{seqs + 1, kHeads, kHeadDim, kState}, seed + 13);
       layers.push_back(std::move(layer));
@@ -165,6 +173,66 @@ struct Case {
     in.dt_bias = dt_bias, in.a = a, in.d = d;
     in.num_groups = kGroups, in.chunk_size = kChunk, in.dt_max = INFINITY;
     card().ssm_scan(layer.y, in, layer.ssm_state, step);
+  }
+
+  void gated_norm(int i) {
+    Layer& layer = layers[i % layers.size()];
+    card().gated_rms_norm({layer.out}, layer.y, layer.projected.view().columns(0, kInner), norm,
+                          kGroupWidth, kEps);
+  }
+  void three(int i) {
+    conv(i);
+    scan(i);
+    gated_norm(i);
+  }
+  void mix(int i) {
+    Layer& layer = layers[i % layers.size()];
+    const View rows = layer.projected;
+    Mamba2Inputs in;
+    in.z = rows.columns(0, kInner);
+    in.xbc = rows.columns(kInner, kInner + kConv);
+    in.dt = rows.columns(kInner + kConv, kProjected);
+    in.conv_weight = conv_weight, in.conv_bias = conv_bias;
+    in.dt_bias = dt_bias, in.a = a, in.d = d, in.norm = norm;
+    in.num_groups = kGroups, in.chunk_size = kChunk, in.norm_group = kGroupWidth;
+    in.dt_max = INFINITY, in.eps = kEps;
+    card().mamba2_mix({layer.out}, in, layer.conv_state, layer.ssm_state, layer.conv_out, layer.y,
+                      step);
+  }
+
+  // Runs the mixer on the first layer both ways, several times since blocks meet in any order.
+  bool mixes() {
+    Layer& layer = layers[0];
+    const auto copy = [](const Tensor& from) {
+      Tensor to = card().allocate(from.view().dtype(), from.view().shape());
+      card().copy(to, from);
+      return to;
+    };
+    const Tensor conv_state = copy(layer.conv_state), ssm_state = copy(layer.ssm_state);
+    const auto reset = [&] {
+      card().copy(layer.conv_state, conv_state);
+      card().copy(layer.ssm_state, ssm_state);
+    };
+    three(0);
+    const std::vector<double> out = values_of(layer.out);
+    const std::vector<uint8_t> conv_bits = bytes_of(layer.conv_state);
+    const std::vector<uint8_t> ssm_bits = bytes_of(layer.ssm_state);
+    for (int i = 0; i < 5; ++i) {
+      reset();
+      card().zero(layer.out);
+      mix(0);
+      const std::vector<double> got = values_of(layer.out);
+      for (size_t j = 0; j < out.size(); ++j) {
+        const double allowed = 1e-5 + 0x1p-7 * std::abs(out[j]);
+        if (!near("mix", static_cast<int64_t>(j), got[j], out[j], allowed)) return false;
+      }
+      if (bytes_of(layer.conv_state) != conv_bits || bytes_of(layer.ssm_state) != ssm_bits) {
+        std::fprintf(stderr, "mix: other states than the three ops'\n");
+        return false;
+      }
+    }
+    reset();
+    return true;
   }
 
   // Runs both on the first layer and follows a few columns of some sequences.
@@ -250,7 +318,7 @@ struct Case {
   std::vector<int32_t> host_slots;
 };
 
-enum class Op { kConv, kScan, kBoth };
+enum class Op { kConv, kScan, kBoth, kThree, kMix };
 
 void mamba(benchmark::State& state, Op op, DType dtype, const std::vector<Piece>& pieces) {
   Case c(dtype, pieces);
@@ -268,6 +336,26 @@ void mamba(benchmark::State& state, Op op, DType dtype, const std::vector<Piece>
   if (op == Op::kScan && c.step.num_tokens > c.step.num_seqs) {
     state.counters["TFLOP/s"] = c.products / *seconds / 1e12;
   }
+}
+
+void mixer(benchmark::State& state, Op op, DType dtype, int sequences, int clustered_seqs) {
+  const int usual = card().clustered_seqs();
+  if (clustered_seqs >= 0) card().set_clustered_seqs(clustered_seqs);
+  {
+    Case c(dtype, {{1, sequences}});
+    if (!c.mixes()) {
+      state.SkipWithError("wrong result");
+    } else {
+      const int calls = static_cast<int>(std::clamp(8e-3 / (c.mix_bytes / 3e12), 6.0, 140.0));
+      const auto seconds =
+          measure(state, calls, [&](int i) { op == Op::kMix ? c.mix(i) : c.three(i); });
+      if (seconds) {
+        state.counters["us"] = *seconds * 1e6;
+        state.counters["GB/s"] = c.mix_bytes / *seconds / 1e9;
+      }
+    }
+  }
+  card().set_clustered_seqs(usual);
 }
 
 void register_all() {
@@ -293,6 +381,25 @@ void register_all() {
     add(Op::kBoth, DType::kF32, pieces, sizes);
     add(Op::kScan, DType::kBF16, pieces, sizes);
     if (sequences >= 32) add(Op::kScan, DType::kF16, pieces, sizes);
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int sequences : {1, 2, 4, 8, 16, 32, 64, 128}) {
+      const auto add_mixer = [&](const char* name, Op op, int clustered_seqs) {
+        const std::string full = std::string(name) +
+                                 (dtype == DType::kF32    ? "/float32/"
+                                  : dtype == DType::kBF16 ? "/bfloat16/"
+                                                          : "/float16/") +
+                                 std::to_string(sequences);
+        benchmark::RegisterBenchmark(full.c_str(), mixer, op, dtype, sequences, clustered_seqs)
+            ->UseManualTime()
+            ->Unit(benchmark::kMicrosecond)
+            ->Iterations(10);
+      };
+      add_mixer("three", Op::kThree, -1);
+      add_mixer("mix", Op::kMix, -1);
+      add_mixer("mix-clusters", Op::kMix, 1 << 20);
+      add_mixer("mix-memory", Op::kMix, 0);
+    }
   }
   for (const auto& [rows, sequences] :
        {std::pair{8192, 1}, {8192, 4}, {2048, 1}, {512, 1}, {512, 16}, {64, 128}}) {

@@ -26,6 +26,7 @@ class CudaBackend final : public Backend {
   Launcher& launcher() { return launcher_; }
   /// Up to how many sequences' mixers meet in clusters of blocks; the others through memory. For
   /// benches and tests.
+  int clustered_seqs() const { return clustered_seqs_; }
   void set_clustered_seqs(int most) { clustered_seqs_ = most; }
 
   Tensor allocate(DType dtype, Shape shape) override;
