@@ -140,6 +140,8 @@ void wait_copies() {}
 
 /// 16 bytes that are read once: past L1. In order with the barriers and waits around it.
 inline uint4 load_once16(const void* global) { return *static_cast<const uint4*>(global); }
+/// 16 bytes that nothing writes, read once; the compiler may move it, not past barriers and waits.
+inline uint4 load_weight16(const void* global) { return *static_cast<const uint4*>(global); }
 /// 16 bytes of memory that this kernel also writes: read once, written once a step.
 inline uint4 load_stream16(const void* global) { return *static_cast<const uint4*>(global); }
 inline void store_stream16(void* global, uint4 value) { *static_cast<uint4*>(global) = value; }
@@ -415,6 +417,9 @@ __device__ __forceinline__ uint4 load_once16(const void* global) {
                : "l"(global)
                : "memory");
   return out;
+}
+__device__ __forceinline__ uint4 load_weight16(const void* global) {
+  return __ldcs(static_cast<const uint4*>(global));
 }
 __device__ __forceinline__ uint4 load_stream16(const void* global) {
   uint4 out;

@@ -1,5 +1,6 @@
 // Linear: out = x W^T + bias. Chooses the kernel: few rows of bf16 read the weight once at the
-// memory's speed (linear_decode.cu), many run on tensor cores through cuBLASLt or linear_gemm.cu.
+// memory's speed (linear_row.cu, linear_stream.cu, linear_decode.cu), many run on tensor cores
+// through cuBLASLt or linear_gemm.cu.
 // What those do not take (float activations, float32 and float16 weights, odd strides) runs in
 // float here.
 #include <algorithm>
@@ -151,7 +152,7 @@ LinearArgs rows_of(LinearArgs args, int64_t begin, int64_t end) {
   return args;
 }
 
-enum class Way { kRow, kDecode, kLibrary, kGemm };
+enum class Way { kDecode, kLibrary, kGemm };
 
 constexpr int64_t kMaxDecodeWeights = int64_t{1} << 36;  // its counts are ints
 
@@ -159,16 +160,12 @@ constexpr int64_t kMaxDecodeWeights = int64_t{1} << 36;  // its counts are ints
 // an H200, where at 16 rows both take the same 60 us for 20480 x 5120, and at 32 the library 59 to
 // its 68.
 constexpr int64_t kLibraryRows = 12;
-// Outputs from which linear_row.cu's short blocks cost it nothing: there it read 132096 x 5120
-// at 4.46 TB/s where linear_decode.cu did at 4.15, but 5120 x 10240 at 2.6 against 3.4.
-constexpr int64_t kRowColumns = 1 << 16;
 
 // For bf16 rows and weights in whole pieces. While rows are few the weight's bytes are all that
 // counts; so they are for 8- and 4-bit weights a second or third time, against a tile of 128 rows
 // that is half empty. cuBLASLt wants bf16 weights, aligned rows of out and a bias of out's type.
 Way choose(Stored stored, const LinearArgs& args, bool has_library) {
   if (args.n * args.k > kMaxDecodeWeights) return Way::kGemm;
-  if (stored == Stored::kBF16 && args.rows <= kRowRows && args.n >= kRowColumns) return Way::kRow;
   const int64_t library_rows = has_library && stored == Stored::kBF16 ? kLibraryRows : kDecodeRows;
   if (args.rows <= library_rows) return Way::kDecode;
   const int64_t out_bytes = args.out_is_float ? 4 : 2;
@@ -195,10 +192,11 @@ void CudaBackend::run_linear(View out, const Operand& x, const Weight& weight, b
   const Stored stored = stored_of(weight);
   const LinearArgs args = args_of(out, x.data, weight, relu2);
   if (x.data.dtype() == DType::kBF16 && in_pieces(stored, args)) {
+    if (args.rows == 0) return;
+    if (stored == Stored::kBF16 && args.rows == 1)
+      return run_row(args, info_.num_multiprocessors, launcher_);
+    if (stored == Stored::kBF16 && run_stream(args, info_, launcher_)) return;
     switch (choose(stored, args, cublas_ != nullptr)) {
-      case Way::kRow:
-        run_row(args, info_.num_multiprocessors, launcher_);
-        break;
       case Way::kDecode: {
         // Cards whose blocks have 99 KB of shared memory hold 32 rows of x.
         const int64_t most = info_.shared_bytes_per_block >= 110 << 10 ? kDecodeRows : 32;

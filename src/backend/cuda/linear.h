@@ -106,11 +106,14 @@ DecodePlan plan_decode(Stored stored, int64_t rows, int64_t n, int64_t k, int nu
 void run_decode(const DecodePlan& plan, Stored stored, const LinearArgs& args, void* parts,
                 Launcher& launcher);
 
-/// One or two rows of bf16 by bf16 weights.
-constexpr int64_t kRowRows = 2;
+/// One row of bf16 by bf16 weights.
 void run_row(const LinearArgs& args, int num_multiprocessors, Launcher& launcher);
 
-/// Many rows of bf16 by the same weights, on tensor cores.
+/// Up to kStreamRows rows of bf16 by bf16 weights; false where the card or its driver cannot.
+constexpr int64_t kStreamRows = 128;
+bool run_stream(const LinearArgs& args, const DeviceInfo& device, Launcher& launcher);
+
+/// Many rows of bf16 by weights in kBF16, kFp8 or kNvfp4, on tensor cores.
 void run_gemm(Stored stored, const LinearArgs& args, Launcher& launcher);
 
 }  // namespace videre::cuda

@@ -1,18 +1,18 @@
-// Linear for one or two rows of bf16 x by bf16 weights: a decode step of one stream, where nothing
-// counts but the weight's bytes.
+// Linear for one row of bf16 x by bf16 weights: a decode step of one stream, where nothing counts
+// but the weight's bytes.
 //
-// A warp makes kOutputs neighbouring outputs of each row: its lanes take 16 bytes each of a weight
-// row, 512 next to each other, kAhead such pieces of each row under way while the ones before are
-// multiplied; products and sums are in float, on the plain units, which have time to spare. x, at
-// most 80 KB, comes from L1. The first pieces are asked for before the kernel that writes x is
-// done. Longer runs in memory than linear_decode.cu's tiles of 16 rows, hence nearer to the
-// memory's speed. Bound by the weight's bytes.
+// Two blocks a multiprocessor stay for the whole weight and take a run of its rows each, kOutputs
+// at a time: 256 threads lie side by side on a row, 4 KB next to each other in memory, and ask for
+// the next piece of all kOutputs rows before they multiply the one that came. That is 190 KB under
+// way in a multiprocessor, long runs, and no start and end but the kernel's own. Products and sums
+// are in float, on the plain units, which have time to spare; x, at most 40 KB, comes from L1. The
+// first pieces are asked for before the kernel that writes x is done. Bound by the weight's bytes.
 #include "backend/cuda/linear.h"
 
 namespace videre::cuda {
 namespace {
 
-constexpr int kThreads = 256, kAhead = 4;
+constexpr int kThreads = 256, kWarps = kThreads / kWarp, kOutputs = 4, kBlocks = 2;
 
 __device__ __forceinline__ float dot(const uint4& w, const uint4& x, float sum) {
   const uint32_t a[4] = {w.x, w.y, w.z, w.w}, b[4] = {x.x, x.y, x.z, x.w};
@@ -24,82 +24,87 @@ __device__ __forceinline__ float dot(const uint4& w, const uint4& x, float sum) 
   return sum;
 }
 
-template <int kRows, int kOutputs>
-__global__ void __launch_bounds__(kThreads) row_kernel(LinearArgs p) {
-  const int lane = threadIdx.x % kWarp;
-  const int64_t first =
-      (static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp) * kOutputs;
-  const int pieces = static_cast<int>(p.k / 8);
-  const uint4* weight[kOutputs];
+// kPieces of 16 bytes of each row are a thread's at a time.
+template <int kPieces>
+__global__ void __launch_bounds__(kThreads, kBlocks) row_kernel(LinearArgs p) {
+  __shared__ float warp_sums[2][kWarps][kOutputs];
+  const int thread = threadIdx.x, warp = thread / kWarp, lane = thread % kWarp;
+  const int pieces = static_cast<int>(p.k / 8);  // of a row
+  const int turns = (pieces + kThreads * kPieces - 1) / (kThreads * kPieces);
+  const int64_t groups = (p.n + kOutputs - 1) / kOutputs;
+  const int64_t begin = groups * blockIdx.x / gridDim.x,
+                end = groups * (blockIdx.x + 1) / gridDim.x;
+  let_next_start();
+
+  uint4 ahead[kOutputs][kPieces];
+  const auto load = [&](int64_t group, int turn) {
 #pragma unroll
-  for (int o = 0; o < kOutputs; ++o) {  // past the last row it is read again; nobody takes its sum
-    weight[o] =
-        reinterpret_cast<const uint4*>(p.weight + min(first + o, p.n - 1) * p.weight_stride);
-  }
-  uint4 ahead[kOutputs][kAhead];
-  const auto load = [&](int at) {
+    for (int i = 0; i < kPieces; ++i) {
+      const int piece = (turn * kPieces + i) * kThreads + thread;
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-#pragma unroll
-      for (int o = 0; o < kOutputs; ++o) {
-        const int piece = at + a * kWarp;
-        ahead[o][a] = piece < pieces ? load_once16(weight[o] + piece) : make_uint4(0, 0, 0, 0);
+      for (int o = 0; o < kOutputs; ++o) {  // past the last row it is read again, for nobody
+        const int64_t row = min(group * kOutputs + o, p.n - 1);
+        ahead[o][i] = piece < pieces
+                          ? load_weight16(p.weight + row * p.weight_stride + 16 * int64_t{piece})
+                          : make_uint4(0, 0, 0, 0);
       }
     }
   };
-  load(lane);
+  if (begin < end) load(begin, 0);
   wait_for_previous();
-  let_next_start();
 
-  float sums[kRows][kOutputs] = {};
-  for (int at = lane; at < pieces; at += kAhead * kWarp) {
-    uint4 now[kOutputs][kAhead];
+  float sums[kOutputs] = {};
+  int half = 0;
+  for (int64_t group = begin; group < end; ++group) {
+    for (int turn = 0; turn < turns; ++turn) {
+      uint4 now[kOutputs][kPieces];
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
+      for (int i = 0; i < kPieces; ++i) {
 #pragma unroll
-      for (int o = 0; o < kOutputs; ++o) now[o][a] = ahead[o][a];
-    }
-    if (at + kAhead * kWarp - lane < pieces) load(at + kAhead * kWarp);
+        for (int o = 0; o < kOutputs; ++o) now[o][i] = ahead[o][i];
+      }
+      if (turn + 1 < turns) {
+        load(group, turn + 1);
+      } else if (group + 1 < end) {
+        load(group + 1, 0);
+      }
 #pragma unroll
-    for (int a = 0; a < kAhead; ++a) {
-      const int piece = at + a * kWarp;
-      if (piece >= pieces) continue;
+      for (int i = 0; i < kPieces; ++i) {
+        const int piece = (turn * kPieces + i) * kThreads + thread;
+        const uint4 x =
+            piece < pieces ? static_cast<const uint4*>(p.x)[piece] : make_uint4(0, 0, 0, 0);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const uint4 x = *reinterpret_cast<const uint4*>(static_cast<const BF16*>(p.x) +
-                                                        r * p.x_stride + 8 * piece);
-#pragma unroll
-        for (int o = 0; o < kOutputs; ++o) sums[r][o] = dot(now[o][a], x, sums[r][o]);
+        for (int o = 0; o < kOutputs; ++o) sums[o] = dot(now[o][i], x, sums[o]);
       }
     }
-  }
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
 #pragma unroll
     for (int o = 0; o < kOutputs; ++o) {
-      const float sum = warp_sum(sums[r][o]);
-      const int64_t column = first + o;
-      if (lane == 0 && column < p.n) {
-        store_out<BF16>(p, r, column, sum * column_scale(p, column) + column_bias(p, column));
-      }
+      const float sum = warp_sum(sums[o]);
+      if (lane == 0) warp_sums[half][warp][o] = sum;
+      sums[o] = 0;
     }
+    __syncthreads();  // one a group: the other half is free by the next
+    const int64_t column = group * kOutputs + thread;
+    if (thread < kOutputs && column < p.n) {
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += warp_sums[half][w][thread];
+      store_out<BF16>(p, 0, column, sum * column_scale(p, column) + column_bias(p, column));
+    }
+    half ^= 1;
   }
-}
-
-template <int kRows>
-void run_rows(const LinearArgs& args, int num_multiprocessors, Launcher& launcher) {
-  // Two outputs a warp share x; with few outputs more warps count for more.
-  const int outputs = args.n >= int64_t{16} * 2 * num_multiprocessors ? 2 : 1;
-  const int64_t blocks = ceil_div(args.n, int64_t{kThreads / kWarp} * outputs);
-  launcher(outputs == 2 ? row_kernel<kRows, 2> : row_kernel<kRows, 1>,
-           {.grid = dim3(blocks), .block = dim3(kThreads), .overlap = true}, args);
 }
 
 }  // namespace
 
 void run_row(const LinearArgs& args, int num_multiprocessors, Launcher& launcher) {
-  if (args.rows == 1) return run_rows<1>(args, num_multiprocessors, launcher);
-  run_rows<2>(args, num_multiprocessors, launcher);
+  // The number of pieces at a time that leaves fewer threads without one at a row's end.
+  const auto read = [&](int64_t pieces) {
+    return ceil_div(args.k / 8, pieces * kThreads) * pieces;
+  };
+  launcher(read(2) < read(3) ? row_kernel<2> : row_kernel<3>,
+           {.grid = dim3(kBlocks * num_multiprocessors), .block = dim3(kThreads), .overlap = true},
+           args);
 }
 
 }  // namespace videre::cuda
