@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kAppendThreads) append_kernel(AppendArgs args)
   }
   const int begin = args.cu_seqlens[first], seq = first;
   const bool padding = row >= args.cu_seqlens[args.num_seqs];
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   if (padding) return;
   const int position = args.context_lens[seq] + row - begin;
   const int64_t block =

@@ -436,8 +436,8 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   int row_begin = found[0];
   const int rows = in.rows_of(seq), context = in.context_of(seq);
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   if (!in.takes(rows)) return;
   const Cut cut(run.total, args.num_blocks);
   for (int row = 0; row < rows; ++row) {

@@ -34,6 +34,7 @@ template <typename T, Norm kNorm, bool kAdd, int kVectors>
 __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormTask task) {
   constexpr int kCount = kPack<T>;
   __shared__ float sums[2][32];
+  let_next_start();  // most often a linear, which can fetch its weights
   const int64_t row = kNorm == Norm::kGated ? blockIdx.x / task.num_groups : blockIdx.x;
   const int64_t first =
       kNorm == Norm::kGated ? static_cast<int64_t>(blockIdx.x % task.num_groups) * task.width : 0;
@@ -61,7 +62,6 @@ __global__ void __launch_bounds__(kNormThreads) norm_kernel(NormTask task) {
     if constexpr (kAdd) other_bits[i] = reinterpret_cast<const uint4*>(residual)[at];
     if constexpr (kNorm == Norm::kGated) other_bits[i] = reinterpret_cast<const uint4*>(gate)[at];
   }
-  let_next_start();
 
   float v[kVectors][kCount];
   float sum = 0;
@@ -125,8 +125,8 @@ struct AnyNormTask {
 // A block for each group of a row; elements are read again in each pass.
 __global__ void norm_any(AnyNormTask task) {
   __shared__ float sums[2][32];
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const uint32_t row = blockIdx.x / task.num_groups;
   const int64_t first = blockIdx.x % task.num_groups * task.group, end = first + task.group;
   const auto value = [&](int64_t i) {
@@ -287,8 +287,8 @@ template <typename T, Pointwise kOp>
 __global__ void __launch_bounds__(kPointwiseThreads) pointwise_kernel(PointwiseTask task) {
   constexpr int kCount = kPack<T>;
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   for (int64_t begin = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
        begin < task.num_vectors; begin += kInFlight * step) {
     uint4 x[kInFlight] = {}, other[kInFlight] = {};
@@ -329,8 +329,8 @@ __global__ void __launch_bounds__(kPointwiseThreads) pointwise_kernel(PointwiseT
 template <Pointwise kOp>
 __global__ void pointwise_any(AnyRows out, AnyRows x, AnyRows other, FloatReader columns,
                               int64_t width, int64_t num_elements) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   for (int64_t at = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; at < num_elements;
        at += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const auto row = static_cast<uint32_t>(at / width);

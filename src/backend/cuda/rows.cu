@@ -78,8 +78,8 @@ template <typename Word>
 __global__ void __launch_bounds__(kThreads)
     pick_kernel(Word* dst, int64_t dst_stride, const Word* src, int64_t src_stride,
                 int64_t row_words, RowPick pick) {
-  wait_for_previous();
   let_next_start();
+  wait_for_previous();
   const int64_t row = pick(blockIdx.x);
   if (row < 0) return;
   dst += blockIdx.x * dst_stride;
