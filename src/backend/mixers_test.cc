@@ -589,15 +589,16 @@ std::vector<Seq> without_emits(std::vector<Seq> seqs) {
 TEST_P(Mix, IsTheThreeOpsInAnyStep) {
   uint32_t seed = 2000;
   for (const MixShape& shape :
-       {MixShape{4, 8, 2, 32}, MixShape{16, 8, 1, 64, DType::kF32, DType::kF32},
-        MixShape{6, 5, 3, 7}, MixShape{6, 24, 3, 32, DType::kF32, DType::kBF16, 4, 0.3f, 0.9f},
-        MixShape{6, 12, 3, 64, DType::kBF16}, MixShape{4, 20, 2, 128, DType::kF16},
-        MixShape{4, 8, 2, 32, DType::kF32, DType::kBF16, 3}, MixShape{40, 4, 1, 32}}) {
+       {MixShape{4, 8, 2, 64}, MixShape{16, 8, 1, 64, DType::kF32, DType::kF32},
+        MixShape{6, 5, 3, 7}, MixShape{6, 24, 3, 64, DType::kF32, DType::kBF16, 4, 0.3f, 0.9f},
+        MixShape{6, 13, 3, 64, DType::kBF16}, MixShape{4, 21, 2, 128, DType::kF16},
+        MixShape{4, 8, 2, 64, DType::kF32, DType::kBF16, 3}, MixShape{40, 4, 1, 64},
+        MixShape{4, 8, 2, 32}}) {
     for (const auto& seqs :
          {without_emits(decoding()), few(), odd_steps(), odd_and_few(), decoding()}) {
-      if (be_->name() != "cpu") check(shape, seqs, 2, seed += 100);
+      if (be_->name() != "cpu") check(shape, seqs, seqs.size() > 4 ? 1 : 2, seed += 100);
     }
-    check(shape, sequences(), 1, seed += 100);
+    if (shape.n_state != 64 || shape.groups == 1) check(shape, sequences(), 1, seed += 100);
   }
 }
 

@@ -64,6 +64,10 @@ void load_kernel(void (*)(P...)) {}
 inline void wait_for_previous() {}
 inline void let_next_start() {}
 
+/// Adds one behind all that this thread, or another before a barrier, has written: who sees the
+/// count, and calls __threadfence, sees that too. Gives the count before.
+inline uint32_t count_behind(uint32_t* count) { return (*count)++; }
+
 /// What the blocks of a cluster send each other: floats into dynamic shared memory. All threads
 /// open two boxes at their start, for rounds by turns, and await everybody's before anything is
 /// sent. In each round a thread says how many floats will come, and all await them.
@@ -227,6 +231,15 @@ __device__ __forceinline__ void let_next_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+__device__ __forceinline__ uint32_t count_behind(uint32_t* count) {
+  uint32_t before;
+  asm volatile("atom.global.add.release.gpu.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(count)
+               : "memory");
+  return before;
 }
 
 struct Mailbox {

@@ -10,12 +10,19 @@
 namespace videre::cuda {
 namespace {
 
-constexpr int kMostWarps = 16;
-constexpr int kRows = 5;      // state rows a lane holds 16 bytes of
+constexpr int kMostWarps = 8;
 constexpr int kChannels = 2;  // a thread convolves
 constexpr int kTaps = 4;
-constexpr int kAtOnce = 3;       // channels of a group's norm a thread
+constexpr int kAtOnce = 5;       // channels of a group's norm a thread
 constexpr int kMostBlocks = 16;  // of a cluster
+
+/// How a state row of kState elements S lies in a warp: lanes hold 16 bytes each, and kRows rows.
+template <typename S, int kState>
+struct RowsOf {
+  static constexpr int kCount = kLaneElements<S>;
+  static constexpr int kLanes = kState / kCount, kSideBySide = kWarp / kLanes;
+  static constexpr int kRows = sizeof(S) == 4 ? 10 : 5, kOfWarp = kRows * kSideBySide;
+};
 
 struct MixArgs {
   const void *z, *xbc, *dt;  // rows of T, strides in elements
@@ -28,7 +35,7 @@ struct MixArgs {
   int64_t conv_slot_stride, conv_row_stride;
   void* state;  // [slots, heads, head_dim, n_state]; a head's part is dense
   int64_t slot_stride, head_stride;
-  int heads, head_dim, n_state, group_heads;
+  int heads, head_dim, group_heads;
   float dt_min, dt_max, eps;
   // Where blocks do not meet in clusters:
   float* gated;        // [rows, heads * head_dim] before the norm
@@ -36,26 +43,25 @@ struct MixArgs {
   uint32_t* arrivals;  // [rows, groups], zeros
 };
 
-/// What lies in shared memory, in floats: the head's x, then the group's B and C after the
-/// convolution, then what warps and blocks tell each other.
-struct MixLayout {
-  int x, warps, blocks, flag, size;  // `flag`: two of 8 bytes
+/// What lies in shared memory, in floats: the group's B and C and the head's x after the
+/// convolution, and what warps and blocks tell each other.
+template <int kState>
+struct Layout {
+  static constexpr int kX = 2 * kState;  // B and C first: read 16 bytes at a time
+  static constexpr int kWarps = kWarp * kMostWarps * kChannels;
+  static constexpr int kStep = kWarps + kMostWarps;  // delta and decay
+  static constexpr int kBlocks = kStep + 2;
+  static constexpr int kFlag = kBlocks + 2 * kMostBlocks;  // two of 8 bytes
+  static constexpr int kSize = kFlag + 4;
 };
-__host__ __device__ inline MixLayout layout_of(int head_dim, int n_state) {
-  MixLayout layout;
-  layout.x = 2 * n_state;  // B and C first: read 16 bytes at a time
-  layout.warps = layout.x + head_dim;
-  layout.blocks = layout.warps + kMostWarps;
-  layout.flag = (layout.blocks + 2 * kMostBlocks + 1) / 2 * 2;
-  layout.size = layout.flag + 4;
-  return layout;
-}
 
 /// Elements of a parameter as they lie in memory: their conversion would wait for them, and is put
 /// off until everything has been asked for.
 __device__ __forceinline__ uint32_t fetch(const FloatReader& from, int64_t at) {
-  if (from.dtype == DType::kF32) return static_cast<const uint32_t*>(from.data)[at];
-  return static_cast<const uint16_t*>(from.data)[at];
+  const bool wide = from.dtype == DType::kF32;
+  const char* const p = static_cast<const char*>(from.data) + at * (wide ? 4 : 2);
+  if (wide) return *reinterpret_cast<const uint32_t*>(p);
+  return *reinterpret_cast<const uint16_t*>(p);
 }
 __device__ __forceinline__ float value_of(const FloatReader& from, uint32_t bits) {
   if (from.dtype == DType::kF32) return __uint_as_float(bits);
@@ -64,11 +70,13 @@ __device__ __forceinline__ float value_of(const FloatReader& from, uint32_t bits
 }
 /// Four at a multiple of four.
 __device__ __forceinline__ uint4 fetch_four(const FloatReader& from, int64_t at) {
+  const bool wide = from.dtype == DType::kF32;
+  const char* const p = static_cast<const char*>(from.data) + at * (wide ? 4 : 2);
   uint4 bits = make_uint4(0, 0, 0, 0);
-  if (from.dtype == DType::kF32) {
-    bits = *reinterpret_cast<const uint4*>(static_cast<const float*>(from.data) + at);
+  if (wide) {
+    bits = *reinterpret_cast<const uint4*>(p);
   } else {
-    const uint2 half = *reinterpret_cast<const uint2*>(static_cast<const BF16*>(from.data) + at);
+    const uint2 half = *reinterpret_cast<const uint2*>(p);
     bits.x = half.x, bits.y = half.y;
   }
   return bits;
@@ -84,192 +92,240 @@ __device__ __forceinline__ void values_of(const FloatReader& from, const uint4& 
   }
 }
 
-/// A block takes one head of one sequence: a warp kRows state rows (of 16-bit states twice that), a
-/// lane 16 bytes of each; a thread convolves up to two of the head's channels and its group's B and
-/// C, which the group's other blocks do as well. What one exchange of a group's blocks then tells:
-/// the sum of squares to norm by, and that everybody has read B's and C's old taps, so that one
-/// block may overwrite them. With kCluster the group is a cluster, and each block norms its own
-/// head; else heads wait in `gated`, and the block that comes last norms the group.
+/// Sums v[0], ..., v[kRows - 1] each over kLanes neighbours, adding lanes as update_row does; a
+/// lane gets the sum of row `row_of_lane`. At each step a lane gives half of its sums away.
+template <int kLanes, int kRows>
+__device__ __forceinline__ float sum_rows(float (&v)[kRows], int lane) {
+  int count = kRows;
+#pragma unroll
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) {
+    const bool high = (lane & mask) != 0;
+#pragma unroll
+    for (int i = 0; 2 * i < count; ++i) {
+      if (2 * i + 1 < count) {
+        const float keep = high ? v[2 * i + 1] : v[2 * i], give = high ? v[2 * i] : v[2 * i + 1];
+        v[i] = keep + __shfl_xor_sync(kAllLanes, give, mask);
+      } else {
+        v[i] = v[2 * i] + __shfl_xor_sync(kAllLanes, v[2 * i], mask);
+      }
+    }
+    count = (count + 1) / 2;
+  }
+  return v[0];
+}
+/// Which row's sum the lane gets, or kRows where another lane has the same.
+template <int kLanes, int kRows>
+__device__ __forceinline__ int row_of_lane(int lane) {
+  int row = 0, place = 1;
+#pragma unroll
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) {
+    if ((lane & mask) != 0) row += place;
+    place *= 2;
+  }
+  return min(row, kRows);
+}
+
+/// A block takes one head of one sequence: a warp kRows state rows (of 16-bit states at least twice
+/// that), a lane 16 bytes of each; a thread convolves up to two of the head's channels and its
+/// group's B and C, which the group's other blocks do as well. What one exchange of a group's
+/// blocks then tells: the sum of squares to norm by, and that everybody has read B's and C's old
+/// taps, so that one block may overwrite them. With kCluster the group is a cluster, and each block
+/// norms its own head; else heads wait in `gated`, and the block that comes last norms the group.
+///
+/// With few sequences what a block costs is instructions, so sizes are constants, and what all
+/// warps need one computes.
 ///
 /// State, taps and parameters are fetched before the kernel before is through, as in scan_rows and
 /// conv_sequences, and for the same reasons. Sequences of more rows than one (kOne false) are
 /// right, not fast.
-template <typename T, typename S, bool kCluster, bool kOne>
-__device__ __forceinline__ void mix(const MixArgs& args, const StepView& step, int log2_lanes,
-                                    int32_t read, int first, int num_rows, char* memory) {
-  constexpr int kCount = kLaneElements<S>;
+template <typename T, typename S, int kState, bool kCluster, bool kOne>
+__device__ __forceinline__ void mix(const MixArgs& args, const StepView& step, int32_t read,
+                                    int first, int num_rows, float* shared) {
+  using Of = RowsOf<S, kState>;
+  using At = Layout<kState>;
+  constexpr int kCount = Of::kCount, kLanes = Of::kLanes, kRows = Of::kRows;
+  constexpr int kRowStep = kWarp * kCount;  // from one of a lane's rows to its next
   const int length = kOne ? 1 : num_rows;
-  float* const shared = reinterpret_cast<float*>(memory);
-  const MixLayout layout = layout_of(args.head_dim, args.n_state);
-  const int lanes = 1 << log2_lanes, at_once = kWarp >> log2_lanes;
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-  const int lane = thread % kWarp, warp = thread / kWarp, mine = lane & (lanes - 1);
-  const int p0 = warp * kRows * at_once + (lane >> log2_lanes);
-  const int rows = (args.head_dim - p0 + at_once - 1) / at_once;  // kRows at most are taken
-  const int head = blockIdx.x, seq = blockIdx.y;
-  const int group = head / args.group_heads, rank = head - group * args.group_heads;
-  [[maybe_unused]] Mailbox* const mails = reinterpret_cast<Mailbox*>(shared + layout.flag);
+  const int lane = thread % kWarp, warp = thread / kWarp, mine = lane % kLanes;
+  const int p0 = warp * Of::kOfWarp + lane / kLanes;
+  // kRows at most are taken.
+  const int rows = (args.head_dim - p0 + Of::kSideBySide - 1) / Of::kSideBySide;
+  const int rank = blockIdx.x, group = blockIdx.y, groups = gridDim.y, seq = blockIdx.z;
+  const int head = group * args.group_heads + rank;
+  [[maybe_unused]] Mailbox* const mails = reinterpret_cast<Mailbox*>(shared + At::kFlag);
   if constexpr (kCluster) open_mailboxes(mails);
   const int32_t write = step.write_slots[seq];
-  const uint32_t position = static_cast<uint32_t>(step.context_lens[seq]);
 
-  const int row_step = at_once * args.n_state;  // from one of a lane's rows to its next
-  const int place0 = p0 * args.n_state + mine * kCount;
+  const int place0 = p0 * kState + mine * kCount;
   S* const states = static_cast<S*>(args.state) + head * args.head_stride + place0;
   uint4 raw[kRows];
+  {
+    const S* const from = states + read * args.slot_stride;
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    raw[r] = make_uint4(0, 0, 0, 0);
-    if (r < rows && read != kNoSlot) {
-      raw[r] = load_stream16(states + read * args.slot_stride + r * row_step);
+    for (int r = 0; r < kRows; ++r) {
+      raw[r] = make_uint4(0, 0, 0, 0);
+      if (r < rows && read != kNoSlot) raw[r] = load_stream16(from + r * kRowStep);
     }
   }
 
   // The thread's channels: `at` in shared memory, `channel` in the convolution; B, C, then x.
-  const int num_channels = 2 * args.n_state + args.head_dim, inner = args.heads * args.head_dim;
-  const int bc = args.heads / args.group_heads * args.n_state;
-  const auto channel_of = [&](int at) {
-    if (at >= layout.x) return head * args.head_dim + at - layout.x;
-    return inner + group * args.n_state + (at < args.n_state ? at : bc + at - args.n_state);
-  };
+  const int num_channels = 2 * kState + args.head_dim, inner = args.heads * args.head_dim;
+  int channel[kChannels];  // -1: none
+#pragma unroll
+  for (int i = 0; i < kChannels; ++i) {
+    const int at = thread + i * threads;
+    channel[i] = at < num_channels ? head * args.head_dim + at - At::kX : -1;
+    if (at < At::kX) channel[i] = inner + group * kState + at;
+    if (at >= kState && at < At::kX) channel[i] += (groups - 1) * kState;
+  }
   const FloatReader old_taps{args.conv_state, args.conv_dtype};
   uint4 weight[kChannels] = {};
   uint32_t bias[kChannels] = {}, history[kChannels][kTaps - 1] = {};
   const auto fetch_weights = [&] {
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-      const int at = thread + i * threads, channel = channel_of(at);
-      if (at >= num_channels) continue;
-      weight[i] = fetch_four(args.conv_weight, int64_t{channel} * kTaps);
-      if (args.conv_bias.data != nullptr) bias[i] = fetch(args.conv_bias, channel);
+      if (channel[i] < 0) continue;
+      weight[i] = fetch_four(args.conv_weight, int64_t{channel[i]} * kTaps);
+      if (args.conv_bias.data != nullptr) bias[i] = fetch(args.conv_bias, channel[i]);
     }
   };
   fetch_weights();
 #pragma unroll
   for (int i = 0; i < kChannels; ++i) {
-    const int at = thread + i * threads;
-    if (at >= num_channels || read == kNoSlot) continue;
-    const int64_t from = read * args.conv_slot_stride + channel_of(at);
+    if (channel[i] < 0 || read == kNoSlot) continue;
+    const int64_t from = read * args.conv_slot_stride + channel[i];
 #pragma unroll
     for (int j = 0; j < kTaps - 1; ++j) {
       history[i][j] = fetch(old_taps, from + j * args.conv_row_stride);
     }
   }
-  const uint32_t dt_bias = fetch(args.dt_bias, head), a = fetch(args.a, head);
   const uint32_t d_bits = fetch(args.d, head);
-  // A lane of `mine` < rows answers for one of the rows: its y, gate and norm.
-  const bool answers = mine < min(rows, kRows);
-  const int p = p0 + mine * at_once, my_channel = head * args.head_dim + p;
+  // The last warp has the fewest channels, and computes the head's step.
+  const bool steps = warp == threads / kWarp - 1;
+  uint32_t dt_bias = 0, a = 0;
+  if (steps) dt_bias = fetch(args.dt_bias, head), a = fetch(args.a, head);
+  // A lane that gets a row's sum answers for it: its y, gate and norm.
+  const int row_in_warp = row_of_lane<kLanes, kRows>(mine);
+  const bool answers = row_in_warp < min(rows, kRows);
+  const int p = p0 + row_in_warp * Of::kSideBySide, my_channel = head * args.head_dim + p;
   const uint32_t norm_weight = kCluster && answers ? fetch(args.norm, my_channel) : 0;
   wait_for_previous();
 
-  float taps[kChannels][kTaps - 1];
+  float taps[kChannels][kTaps - 1] = {};
 #pragma unroll
   for (int i = 0; i < kChannels; ++i) {
+    if (channel[i] < 0) continue;
 #pragma unroll
     for (int j = 0; j < kTaps - 1; ++j) taps[i][j] = value_of(old_taps, history[i][j]);
   }
-  const float d = value_of(args.d, d_bits);
   [[maybe_unused]] float many[kRows][kCount];  // the state between the rows of a longer sequence
 #pragma unroll 1
   for (int t = 0; t < length; ++t) {
     const int64_t row = int64_t{first} + t;
     const bool last_row = t == length - 1;
-    float fresh[kChannels] = {};
+    T fresh[kChannels] = {}, z = {}, dt = {};
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-      const int at = thread + i * threads;
-      if (at < num_channels) {
-        fresh[i] =
-            float_of(static_cast<const T*>(args.xbc)[row * args.xbc_stride + channel_of(at)]);
+      if (channel[i] >= 0) {
+        fresh[i] = static_cast<const T*>(args.xbc)[row * args.xbc_stride + channel[i]];
       }
     }
-    const float z =
-        answers ? float_of(static_cast<const T*>(args.z)[row * args.z_stride + my_channel]) : 0.0f;
-    const float dt = float_of(static_cast<const T*>(args.dt)[row * args.dt_stride + head]);
+    if (steps) dt = static_cast<const T*>(args.dt)[row * args.dt_stride + head];
+    if (answers) z = static_cast<const T*>(args.z)[row * args.z_stride + my_channel];
     if (t == 0) let_next_start();
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-      const int at = thread + i * threads;
+      if (channel[i] < 0) continue;
       float w[kTaps];
       values_of(args.conv_weight, weight[i], w);
       float sum = fmaf(taps[i][0], w[0], value_of(args.conv_bias, bias[i]));
       sum = fmaf(taps[i][1], w[1], sum);
       sum = fmaf(taps[i][2], w[2], sum);
-      const T value = silu_of<T>(fmaf(fresh[i], w[3], sum));
-      if (at < num_channels) shared[at] = float_of(value);
-      taps[i][0] = taps[i][1], taps[i][1] = taps[i][2], taps[i][2] = fresh[i];
+      const float x = float_of(fresh[i]);
+      shared[thread + i * threads] = float_of(silu_of<T>(fmaf(x, w[3], sum)));
+      taps[i][0] = taps[i][1], taps[i][1] = taps[i][2], taps[i][2] = x;
     }
-    const float delta = step_size(dt + value_of(args.dt_bias, dt_bias), args.dt_min, args.dt_max);
-    const float decay = expf(delta * value_of(args.a, a));
-    const uint32_t seed = rounding_seed(head, position + t);
+    if (steps) {
+      const float delta =
+          step_size(float_of(dt) + value_of(args.dt_bias, dt_bias), args.dt_min, args.dt_max);
+      const float decay = expf(delta * value_of(args.a, a));
+      if (lane == 0) shared[At::kStep] = delta, shared[At::kStep + 1] = decay;
+    }
     __syncthreads();
 
-    float b[kCount], c[kCount];
+    const float delta = shared[At::kStep], decay = shared[At::kStep + 1];
+    float b[kCount], c[kCount], sums[kRows];
     load_elements(b, shared + mine * kCount);
-    load_elements(c, shared + args.n_state + mine * kCount);
-    const float my_x = answers ? shared[layout.x + p] : 0.0f;
-    float my_y = 0;
-    if constexpr (kOne) {
+    load_elements(c, shared + kState + mine * kCount);
+    // Positions count the rows before; the coin is that of the row whose state is kept.
+    const uint32_t seed =
+        sizeof(S) == 4 ? 0 : rounding_seed(head, static_cast<uint32_t>(step.context_lens[seq]) + t);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        float s[kCount];
+    for (int r = 0; r < kRows; ++r) {
+      float s[kCount];
+      if (kOne || t == 0) {
         unpack<S>(s, raw[r]);
-        const float x = __shfl_sync(kAllLanes, my_x, lane - mine + r);
-        const float y = fmaf(d, x, update_row(s, decay, delta * x, b, c, lanes));
-        if (mine == r) my_y = y;
-        raw[r] = pack<S>(s, static_cast<uint32_t>(place0 + r * row_step), seed);
-      }
-    } else {
-      if (t == 0) {
+      } else {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) unpack<S>(many[r], raw[r]);
+        for (int i = 0; i < kCount; ++i) s[i] = many[r][i];
       }
-#pragma unroll 1
-      for (int r = 0; r < kRows; ++r) {
-        const float x = __shfl_sync(kAllLanes, my_x, lane - mine + r);
-        const float y = fmaf(d, x, update_row(many[r], decay, delta * x, b, c, lanes));
-        if (mine == r) my_y = y;
-      }
-      if (last_row) {
+      const float x = r < rows ? shared[At::kX + p0 + r * Of::kSideBySide] : 0.0f;
+      const float dt_x = delta * x;
+      sums[r] = 0;
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          raw[r] = pack<S>(many[r], static_cast<uint32_t>(place0 + r * row_step), seed);
-        }
+      for (int i = 0; i < kCount; ++i) {
+        s[i] = fmaf(s[i], decay, dt_x * b[i]);
+        sums[r] = fmaf(s[i], c[i], sums[r]);
+      }
+      if (kOne || last_row) raw[r] = pack<S>(s, static_cast<uint32_t>(place0 + r * kRowStep), seed);
+      if constexpr (!kOne) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) many[r][i] = s[i];
       }
     }
-    const float y = float_of(rounded<T>(my_y));
-    const float gated = answers ? y * __fdividef(z, 1.0f + expf(-z)) : 0.0f;
+    const float sum = sum_rows<kLanes, kRows>(sums, lane);
+    float gated = 0;
+    if (answers) {
+      const float y = fmaf(value_of(args.d, d_bits), shared[At::kX + p], sum), gate = float_of(z);
+      gated = float_of(rounded<T>(y)) * __fdividef(gate, 1.0f + expf(-gate));
+      if (!kCluster) args.gated[row * inner + my_channel] = gated;
+    }
     const float square = warp_sum(gated * gated);
-    if (lane == 0) shared[layout.warps + warp] = square;
-    if (!kCluster && answers) args.gated[row * inner + my_channel] = gated;
+    if (lane == 0) shared[At::kWarps + warp] = square;
     __syncthreads();
 
-    const auto square_of_head = [&] {
-      return warp_sum(lane < threads / kWarp ? shared[layout.warps + lane] : 0.0f);
+    const auto square_of_head = [&] {  // the same in each of the first lanes
+      float part = lane < threads / kWarp ? shared[At::kWarps + lane] : 0.0f;
+#pragma unroll
+      for (int mask = kMostWarps / 2; mask > 0; mask /= 2) {
+        part += __shfl_xor_sync(kAllLanes, part, mask);
+      }
+      return __shfl_sync(kAllLanes, part, 0);
     };
     const auto keep_state = [&] {
       if (!last_row) return;
+      S* const to = states + write * args.slot_stride;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        if (r < rows) store_stream16(states + write * args.slot_stride + r * row_step, raw[r]);
+        if (r < rows) store_stream16(to + r * kRowStep, raw[r]);
       }
     };
     const auto factor_of = [&](float my_square) {  // from each head's, a lane each
-      const float sum = warp_sum(my_square);
+      const float all = warp_sum(my_square);
       const auto width = static_cast<float>(args.group_heads * args.head_dim);
-      return 1.0f / sqrtf(sum / width + args.eps);
+      return 1.0f / sqrtf(all / width + args.eps);
     };
     bool owner;  // of B's and C's new taps
     if constexpr (kCluster) {
       // By turns: one block may be at the next row while another still awaits mail for this one.
-      float* const blocks = shared + layout.blocks + t % 2 * kMostBlocks;
+      float* const blocks = shared + At::kBlocks + t % 2 * kMostBlocks;
       Mailbox* const mail = mails + t % 2;
       if (t == 0) await_mailboxes();
       if (warp == 0) {
-        const float sum = square_of_head();
+        const float part = square_of_head();
         if (lane == 0) expect_mail(mail, args.group_heads);
-        if (lane < args.group_heads) send_to_block(blocks + rank, mail, lane, sum);
+        if (lane < args.group_heads) send_to_block(blocks + rank, mail, lane, part);
       }
       keep_state();
       await_mail(mail, t / 2 % 2);
@@ -280,20 +336,21 @@ __device__ __forceinline__ void mix(const MixArgs& args, const StepView& step, i
       }
       owner = rank == 0;
     } else {
-      uint32_t* const flag = reinterpret_cast<uint32_t*>(shared + layout.flag);
+      uint32_t* const flag = reinterpret_cast<uint32_t*>(shared + At::kFlag);
       const int group_head = group * args.group_heads;
       float* const squares = args.squares + row * args.heads + group_head;
       if (warp == 0) {
-        const float sum = square_of_head();
+        const float part = square_of_head();
         if (lane == 0) {
-          squares[rank] = sum;
-          __threadfence();
-          uint32_t* const arrivals = args.arrivals + row * (args.heads / args.group_heads) + group;
+          squares[rank] = part;
+          uint32_t* const arrivals = args.arrivals + row * groups + group;
           const bool is_last =
-              atomicAdd(arrivals, 1u) == static_cast<uint32_t>(args.group_heads - 1);
+              count_behind(arrivals) + 1 == static_cast<uint32_t>(args.group_heads);
           *flag = is_last;
-          if (is_last) __threadfence();
-          if (is_last) *arrivals = 0;
+          if (is_last) {
+            __threadfence();
+            *arrivals = 0;
+          }
         }
         __syncwarp();
       }
@@ -328,9 +385,8 @@ __device__ __forceinline__ void mix(const MixArgs& args, const StepView& step, i
     }
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) {
-      const int at = thread + i * threads;
-      if (at >= num_channels || (at < layout.x && !owner)) continue;
-      const int64_t to = write * args.conv_slot_stride + channel_of(at);
+      if (channel[i] < 0 || (channel[i] >= inner && !owner)) continue;
+      const int64_t to = write * args.conv_slot_stride + channel[i];
 #pragma unroll
       for (int j = 0; j < kTaps - 1; ++j) {
         const int64_t offset = to + j * args.conv_row_stride;
@@ -344,21 +400,47 @@ __device__ __forceinline__ void mix(const MixArgs& args, const StepView& step, i
   }
 }
 
-template <typename T, typename S, bool kCluster>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
-    mix_kernel(MixArgs args, StepView step, int log2_lanes) {
+template <typename T, typename S, int kState, bool kCluster>
+__global__ void __launch_bounds__(kMostWarps* kWarp, sizeof(S) == 4 ? 2 : 3)
+    mix_kernel(MixArgs args, StepView step) {
   VIDERE_DYNAMIC_SHARED(memory);
-  const int seq = blockIdx.y, first = step.cu_seqlens[seq];
+  float* const shared = reinterpret_cast<float*>(memory);
+  const int seq = blockIdx.z, first = step.cu_seqlens[seq];
   const int length = step.cu_seqlens[seq + 1] - first;
   const int32_t read = step.read_slots[seq];
   if (length <= 0) {
     wait_for_previous();
     let_next_start();
   } else if (length == 1) {
-    mix<T, S, kCluster, true>(args, step, log2_lanes, read, first, length, memory);
+    mix<T, S, kState, kCluster, true>(args, step, read, first, length, shared);
   } else {
-    mix<T, S, kCluster, false>(args, step, log2_lanes, read, first, length, memory);
+    mix<T, S, kState, kCluster, false>(args, step, read, first, length, shared);
   }
+}
+
+using Kernel = void (*)(MixArgs, StepView);
+struct Kernels {
+  Kernel clustered, through_memory;  // the first may be null
+  int rows_of_warp;
+};
+template <typename T, typename S, int kState>
+Kernels kernels_of() {
+  Kernel clustered = nullptr;
+  if constexpr (std::is_same_v<T, BF16>) clustered = mix_kernel<T, S, kState, true>;
+  return {clustered, mix_kernel<T, S, kState, false>, RowsOf<S, kState>::kOfWarp};
+}
+/// Those for these sizes and dtypes, or none.
+Kernels find_kernels(DType dtype, DType state_dtype, int n_state) {
+  Kernels found = {};
+  with_type(dtype, [&](auto zero) {
+    with_state_type(state_dtype, [&](auto state_zero) {
+      using T = decltype(zero);
+      using S = decltype(state_zero);
+      if (n_state == 128) found = kernels_of<T, S, 128>();
+      if (n_state == 64) found = kernels_of<T, S, 64>();
+    });
+  });
+  return found;
 }
 
 }  // namespace
@@ -395,58 +477,46 @@ void CudaBackend::do_mamba2_mix(Operand out, const Mamba2Inputs& in, View conv_s
   args.slot_stride = ssm_state.stride(0), args.head_stride = ssm_state.stride(1);
   args.heads = static_cast<int>(ssm_state.dim(1));
   args.head_dim = static_cast<int>(ssm_state.dim(2));
-  args.n_state = static_cast<int>(ssm_state.dim(3));
   args.group_heads = args.heads / in.num_groups;
   args.dt_min = in.dt_min, args.dt_max = in.dt_max, args.eps = in.eps;
 
-  const int lanes =
-      aligned_rows(ssm_state, 16)
-          ? row_lanes(args.n_state, static_cast<int64_t>(dtype_size(ssm_state.dtype())))
-          : 0;
-  const int64_t warps =
-      lanes == 0 ? 0
-                 : std::max(ceil_div(args.head_dim, int64_t{kRows} * (kWarp / lanes)),
-                            ceil_div(2 * args.n_state + args.head_dim, kChannels * kWarp));
+  const int n_state = static_cast<int>(ssm_state.dim(3));
+  const Kernels kernels = find_kernels(y.dtype(), ssm_state.dtype(), n_state);
+  const int64_t warps = kernels.rows_of_warp == 0
+                            ? 0
+                            : std::max(ceil_div(args.head_dim, kernels.rows_of_warp),
+                                       ceil_div(2 * n_state + args.head_dim, kChannels * kWarp));
   const bool one_type = in.z.dtype() == y.dtype() && in.xbc.dtype() == y.dtype() &&
                         in.dt.dtype() == y.dtype() && out.data.dtype() == y.dtype() &&
                         conv_out.dtype() == y.dtype();
   // Steps of one row a sequence, or odd ones that look so. What emits states is composed.
-  const bool fused = step.num_tokens <= step.num_seqs && step.num_emits == 0 && lanes > 0 &&
-                     warps <= kMostWarps && one_type && args.group_heads <= kWarp &&
-                     in.norm_group == args.group_heads * args.head_dim &&
-                     in.conv_weight.dim(1) == kTaps && in.conv_weight.contiguous() &&
-                     aligned_parameter(in.conv_weight);
+  const bool fused =
+      step.num_tokens <= step.num_seqs && step.num_emits == 0 && warps > 0 && warps <= kMostWarps &&
+      aligned_rows(ssm_state, 16) && one_type && args.group_heads <= kWarp &&
+      in.norm_group == args.group_heads * args.head_dim && in.conv_weight.dim(1) == kTaps &&
+      in.conv_weight.contiguous() && aligned_parameter(in.conv_weight);
   if (!fused) {
     return Backend::do_mamba2_mix(out, in, conv_state, ssm_state, conv_out, y, step);
   }
   LaunchShape shape;
-  shape.grid = dim3(args.heads, step.num_seqs);
+  shape.grid = dim3(args.group_heads, in.num_groups, step.num_seqs);
   shape.block = dim3(warps * kWarp);
-  shape.shared_bytes =
-      layout_of(args.head_dim, args.n_state).size * static_cast<int>(sizeof(float));
+  shape.shared_bytes = Layout<128>::kSize * static_cast<int>(sizeof(float));
   const bool other_conv = std::exchange(last_conv_, conv_state.raw()) != conv_state.raw();
   const bool other_state = std::exchange(last_scan_, ssm_state.raw()) != ssm_state.raw();
   shape.overlap = other_conv && other_state;
-  const int log2_lanes = lanes == 32 ? 5 : lanes == 16 ? 4 : 3;
-  with_type(y.dtype(), [&](auto zero) {
-    using T = decltype(zero);
-    with_state_type(ssm_state.dtype(), [&](auto state_zero) {
-      using S = decltype(state_zero);
-      if (step.num_seqs <= clustered_seqs_ && info_.major >= 9 && args.group_heads <= kMostBlocks) {
-        shape.cluster = args.group_heads;
-        if (cluster_fits(mix_kernel<T, S, true>, shape)) {
-          return run(mix_kernel<T, S, true>, shape, args, step, log2_lanes);
-        }
-        shape.cluster = 1;
-      }
-      const int64_t floats = int64_t{step.num_tokens} * args.heads;
-      args.gated = static_cast<float*>(
-          scratch((floats * args.head_dim + floats) * static_cast<int64_t>(sizeof(float))));
-      args.squares = args.gated + floats * args.head_dim;
-      args.arrivals = counters(int64_t{step.num_tokens} * in.num_groups);
-      run(mix_kernel<T, S, false>, shape, args, step, log2_lanes);
-    });
-  });
+  if (step.num_seqs <= clustered_seqs_ && info_.major >= 9 && kernels.clustered != nullptr &&
+      args.group_heads <= kMostBlocks) {
+    shape.cluster = args.group_heads;
+    if (cluster_fits(kernels.clustered, shape)) return run(kernels.clustered, shape, args, step);
+    shape.cluster = 1;
+  }
+  const int64_t heads = int64_t{step.num_tokens} * args.heads;
+  args.gated = static_cast<float*>(
+      scratch((heads * args.head_dim + heads) * static_cast<int64_t>(sizeof(float))));
+  args.squares = args.gated + heads * args.head_dim;
+  args.arrivals = counters(int64_t{step.num_tokens} * in.num_groups);
+  run(kernels.through_memory, shape, args, step);
 }
 
 }  // namespace videre::cuda
