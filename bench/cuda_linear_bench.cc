@@ -1,8 +1,7 @@
 // Linear on a card, at the 12B model's sizes: checked against sums in double first, then timed as
 // recorded steps of many calls over weights that L2 cannot hold. Prints GB/s of weights for few
 // rows, TFLOP/s for many. Names are KIND/rows/n/k: `linear` is what the backend chooses, `library`
-// is cuBLASLt, `gemm` the own kernel for many rows, `blocks` the decode kernel with so many percent
-// of its blocks (last number).
+// is cuBLASLt, `gemm` the own kernel for many rows.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -204,18 +203,6 @@ void library(benchmark::State& state, int64_t rows, int64_t n, int64_t k, Weight
   });
 }
 
-// The decode kernel with a share of the blocks that there is room for, in percent.
-void blocks(benchmark::State& state, int64_t rows, int64_t n, int64_t k, WeightFormat format,
-            int percent) {
-  Case c(rows, n, k, format);
-  const cuda::DecodePlan plan = cuda::plan_decode(
-      stored_of(c), rows, n, k, card().info().num_multiprocessors * percent / 100);
-  const Tensor parts = card().allocate(DType::kU8, Shape{plan.part_bytes + 16});
-  time_weights(state, c, [&](const Weight& weight) {
-    cuda::run_decode(plan, stored_of(c), args_of(c, weight), parts.view().raw(), card().launcher());
-  });
-}
-
 struct Size {
   int64_t n, k;
 };
@@ -254,15 +241,6 @@ void register_all() {
       if (rows < 96) continue;
       timed(benchmark::RegisterBenchmark(name_of("gemm/bf16", rows, size).c_str(), gemm, rows,
                                          size.n, size.k, kPlain));
-    }
-  }
-  for (const int64_t rows : {1, 8, 16, 32, 64}) {
-    for (const Size size : kSizes) {
-      for (const int percent : {50, 75, 100, 150, 200}) {
-        timed(benchmark::RegisterBenchmark(
-            (name_of("blocks/bf16", rows, size) + "/" + std::to_string(percent)).c_str(), blocks,
-            rows, size.n, size.k, kPlain, percent));
-      }
     }
   }
 }
