@@ -278,6 +278,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   }
 
   // Results leave through the place of the warp's own queries, 16 bytes at a time.
+  __syncwarp();
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
 #pragma unroll

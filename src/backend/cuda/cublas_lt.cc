@@ -14,11 +14,8 @@ std::unique_ptr<CublasLt> CublasLt::open(void*, int64_t) { return nullptr; }
 
 #include <dlfcn.h>
 
-#include <algorithm>
-#include <chrono>
-#include <compare>
 #include <map>
-#include <vector>
+#include <tuple>
 
 #include "base/log.h"
 
@@ -111,43 +108,26 @@ class Library final : public CublasLt {
     made = made && layout(a, kTypeBF16, k, n, ldw) && layout(b, kTypeBF16, k, rows, ldx) &&
            layout(d, out_type, n, rows, ldo);
     if (!made) return false;
-    const auto queue = [&](const Heuristic& heuristic) {
+    const auto run = [&](Way& way) {
+      // Its kernels load when they run.
+      if (launcher.rehearsing() && way.has_run) return true;
       const float alpha = 1, beta = 0;
       bool queued = true;
       launcher.queue(
           [&] {
+            way.has_run = true;
             queued = f_.cublasLtMatmul(handle_, operation.value, &alpha, w, a.value, x, b.value,
-                                       &beta, out, d.value, out, d.value, heuristic.algorithm,
+                                       &beta, out, d.value, out, d.value, way.heuristic.algorithm,
                                        workspace_, workspace_bytes_, launcher.stream()) == 0;
           },
           true);
       return queued;
     };
-    const auto run = [&](Way& way) {
-      // Its kernels load when they run.
-      if (launcher.rehearsing() && way.has_run) return true;
-      way.has_run = true;
-      return queue(way.heuristic);
-    };
     // What it finds best holds for numbers of rows nearby.
     const int64_t step = rows <= 1024 ? 64 : 512, near = ceil_div(rows, step) * step;
-    const Key key{near, n, k, ldx, ldw, ldo, out_type, bias != nullptr};
-    Way* way = find(operation, a, key);
-    if (way != nullptr && launcher.rehearsing() && !way->has_run && rows >= kTimedRows &&
-        ldx == k && ldw == k) {
-      // Nothing in a rehearsal counts on x; products of zeros would be quicker than others.
-      for (int64_t at = 0; at < rows; at += n) {
-        launcher.queue(
-            [&] {
-              copy_async(const_cast<char*>(static_cast<const char*>(x)) + 2 * at * k, w,
-                         2 * k * std::min(n, rows - at), launcher.stream());
-            },
-            true);
-      }
-      take_quickest(*way, operation, a, key, queue, launcher);
-    }
+    Way* way = find(operation, a, near, n, k, ldx, ldw, ldo, out_type, bias != nullptr);
     if (way != nullptr && run(*way)) return true;
-    way = find(operation, a, {rows, n, k, ldx, ldw, ldo, out_type, bias != nullptr});
+    way = find(operation, a, rows, n, k, ldx, ldw, ldo, out_type, bias != nullptr);
     return way != nullptr && run(*way);
   }
 
@@ -156,45 +136,7 @@ class Library final : public CublasLt {
     Heuristic heuristic;
     bool has_run = false;
   };
-  struct Key {
-    int64_t rows, n, k, ldx, ldw, ldo;
-    int out_type;
-    bool bias;
-    auto operator<=>(const Key&) const = default;
-  };
-
-  // For long prompts the first guess is up to 8 % behind the best of the next: tried once for all
-  // numbers of rows that are alike, in the first rehearsal of one of them.
-  static constexpr int64_t kTimedRows = 2048;
-  static constexpr int kTried = 5;
-  template <typename Queue>
-  void take_quickest(Way& way, const Object& operation, const Object& a, Key key,
-                     const Queue& queue, Launcher& launcher) {
-    const std::vector<Heuristic> guesses = guess(operation, a, key, kTried);
-    key.rows = key.rows <= 3072 ? 2048 : key.rows <= 6144 ? 4096 : 8192;
-    const auto [at, is_new] = quickest_.try_emplace(key, way.heuristic);
-    if (is_new) {
-      double least = 0;
-      for (const Heuristic& heuristic : guesses) {
-        if (heuristic.status != 0 || !queue(heuristic)) continue;
-        launcher.drain();
-        const auto start = std::chrono::steady_clock::now();
-        for (int i = 0; i < 2; ++i) queue(heuristic);
-        launcher.drain();
-        const double seconds =
-            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-        // The first stays where the others are not clearly quicker.
-        if (least == 0 || seconds < least) {
-          at->second = heuristic;
-          least = least == 0 ? 0.99 * seconds : seconds;
-        }
-      }
-    }
-    const Heuristic first = way.heuristic;
-    way.heuristic = at->second;
-    way.has_run = queue(way.heuristic);
-    if (!way.has_run) way.heuristic = first;
-  }
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int, bool>;
 
   template <typename T>
   bool set(const Object& operation, int attribute, const T& value) {
@@ -205,15 +147,18 @@ class Library final : public CublasLt {
     return f_.cublasLtMatrixLayoutCreate(&object.value, type, static_cast<uint64_t>(rows),
                                          static_cast<uint64_t>(columns), ld) == 0;
   }
-  // The best `count` that it knows.
-  std::vector<Heuristic> guess(const Object& operation, const Object& a, const Key& key,
-                               int count) {
+  // Null when it has none.
+  Way* find(const Object& operation, const Object& a, int64_t rows, int64_t n, int64_t k,
+            int64_t ldx, int64_t ldw, int64_t ldo, int out_type, bool bias) {
+    const auto [at, is_new] = ways_.try_emplace(Key{rows, n, k, ldx, ldw, ldo, out_type, bias});
+    Way& way = at->second;
+    if (!is_new) return way.heuristic.status == 0 ? &way : nullptr;
+    way.heuristic.status = 1;
     Object preference(f_.cublasLtMatmulPreferenceDestroy), b(f_.cublasLtMatrixLayoutDestroy),
         d(f_.cublasLtMatrixLayoutDestroy);
     bool made =
         f_.cublasLtMatmulPreferenceCreate(&preference.value) == 0 &&
-        layout(b, kTypeBF16, key.k, key.rows, key.ldx) &&
-        layout(d, key.out_type, key.n, key.rows, key.ldo) &&
+        layout(b, kTypeBF16, k, rows, ldx) && layout(d, out_type, n, rows, ldo) &&
         f_.cublasLtMatmulPreferenceSetAttribute(preference.value, kMaxWorkspaceBytes,
                                                 &workspace_bytes_, sizeof(workspace_bytes_)) == 0;
     const uint32_t alignment = 16;
@@ -221,26 +166,15 @@ class Library final : public CublasLt {
       made = f_.cublasLtMatmulPreferenceSetAttribute(preference.value, kMinAlignmentA + i,
                                                      &alignment, sizeof(alignment)) == 0;
     }
-    std::vector<Heuristic> guesses(count);
+    Heuristic best{};
     int found = 0;
-    if (!made || f_.cublasLtMatmulAlgoGetHeuristic(handle_, operation.value, a.value, b.value,
-                                                   d.value, d.value, preference.value, count,
-                                                   guesses.data(), &found) != 0) {
-      found = 0;
-    }
-    guesses.resize(found);
-    return guesses;
-  }
-  // Null when it has none.
-  Way* find(const Object& operation, const Object& a, const Key& key) {
-    const auto [at, is_new] = ways_.try_emplace(key);
-    Way& way = at->second;
-    if (is_new) {
-      const std::vector<Heuristic> guesses = guess(operation, a, key, 1);
-      way.heuristic.status = 1;
-      if (!guesses.empty()) way.heuristic = guesses[0];
-      if (way.heuristic.status != 0)
-        log_debug("cublasLt: no way for {} x {} x {}", key.rows, key.n, key.k);
+    if (made &&
+        f_.cublasLtMatmulAlgoGetHeuristic(handle_, operation.value, a.value, b.value, d.value,
+                                          d.value, preference.value, 1, &best, &found) == 0 &&
+        found > 0 && best.status == 0) {
+      way.heuristic = best;
+    } else {
+      log_debug("cublasLt: no way for {} x {} x {}", rows, n, k);
     }
     return way.heuristic.status == 0 ? &way : nullptr;
   }
@@ -250,7 +184,6 @@ class Library final : public CublasLt {
   void* workspace_;
   size_t workspace_bytes_;
   std::map<Key, Way> ways_;
-  std::map<Key, Heuristic> quickest_;  // by the number of rows that stands for all alike
 };
 
 }  // namespace
