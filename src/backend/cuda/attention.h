@@ -133,6 +133,37 @@ __device__ __forceinline__ int2 find_sequence(const SeqRun& run, int index, Coun
   return make_int2(shared[0], shared[1]);
 }
 
+/// What a block of a prompt's attention has: some tokens of a sequence, by the heads of one KV
+/// head.
+struct PromptTile {
+  int seq, t0, rows;  // tokens of the sequence from t0 on, a row for each of the group's heads
+  int num_keys;       // that any row sees
+  int all_see;        // that every row sees
+};
+/// The block's tile, of all that `args` takes; no rows where there are fewer tiles than blocks. The
+/// ends of prompts come first: they see most keys.
+template <int kThreads>
+__device__ __forceinline__ PromptTile prompt_tile(const AttentionArgs& args, int tokens_a_tile) {
+  __shared__ int warp_sums[kThreads / kWarp], found[2];
+  const auto tiles_of = [&](int s) {
+    const int rows = args.rows_of(s);
+    return args.takes(rows) ? (rows + tokens_a_tile - 1) / tokens_a_tile : 0;
+  };
+  const SeqRun run = sum_sequences<kThreads>(args.num_seqs, tiles_of, warp_sums);
+  const int index = run.total - 1 - static_cast<int>(blockIdx.x);
+  PromptTile tile{};
+  if (index < 0) return tile;
+  const int2 place = find_sequence(run, index, tiles_of, found);
+  tile.seq = place.x;
+  tile.t0 = place.y * tokens_a_tile;
+  const int length = args.rows_of(tile.seq), context = args.context_of(tile.seq),
+            tokens = min(tokens_a_tile, length - tile.t0);
+  tile.rows = tokens * args.group;
+  tile.num_keys = args.causal ? context + tile.t0 + tokens : length;
+  tile.all_see = args.causal ? context + tile.t0 + 1 : tile.num_keys;
+  return tile;
+}
+
 /// 16-byte chunk `chunk` of row `row` in shared memory whose rows are kChunks chunks long: laid so
 /// that 8 rows' same chunk, and 8 chunks of a row, lie in different banks. In chunks.
 template <int kChunks>

@@ -24,7 +24,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   if constexpr (!kWarpgroupProducts) return;
   constexpr int kTiles = kKeys / 8;
   static_assert(kTiles == kHeadDim / 8);
-  __shared__ int warp_sums[kThreads / kWarp], found[2];
   __shared__ uint32_t key_units[4][kKeys];  // where the rows of a run lie in the cache, in 16 bytes
   VIDERE_DYNAMIC_SHARED(shared);
   const int thread = threadIdx.x, lane = thread % kWarp, g = lane / 4, t = lane % 4;
@@ -36,24 +35,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   char* const keys = queries + kQueryBytes;  // two runs
   char* const values = keys + 2 * kRunBytes;
 
-  const auto tiles_of = [&](int s) {
-    const int rows = args.rows_of(s);
-    return args.takes(rows) ? (rows + tokens_a_tile - 1) / tokens_a_tile : 0;
-  };
-  const SeqRun run = sum_sequences<kThreads>(args.num_seqs, tiles_of, warp_sums);
-  const int index = run.total - 1 -
-                    static_cast<int>(blockIdx.x);  // the ends of prompts first: they see most keys
-  if (index < 0) {
+  const PromptTile tile = prompt_tile<kThreads>(args, tokens_a_tile);
+  if (tile.rows == 0) {
     wait_for_previous();
     return;
   }
-  const int2 place = find_sequence(run, index, tiles_of, found);
-  const int seq = place.x, kv_head = static_cast<int>(blockIdx.y), length = args.rows_of(seq);
-  const int t0 = place.y * tokens_a_tile, tokens = min(tokens_a_tile, length - t0),
-            rows = tokens * group;
-  const int context = args.context_of(seq);
-  const int num_keys = args.causal ? context + t0 + tokens : length;
-  const int all_see = args.causal ? context + t0 + 1 : num_keys;  // keys that every row sees
+  const int seq = tile.seq, t0 = tile.t0, rows = tile.rows;
+  const int kv_head = static_cast<int>(blockIdx.y);
+  const int num_keys = tile.num_keys, all_see = tile.all_see;
   const int num_runs = (num_keys + kKeys - 1) / kKeys;
 
   // Where a thread's key of a run lies; its block's number is asked for a turn before it is needed.

@@ -192,7 +192,6 @@ void CudaBackend::run_linear(View out, const Operand& x, const Weight& weight, b
   const Stored stored = stored_of(weight);
   const LinearArgs args = args_of(out, x.data, weight, relu2);
   if (x.data.dtype() == DType::kBF16 && in_pieces(stored, args)) {
-    if (args.rows == 0) return;
     if (stored == Stored::kBF16 && args.rows == 1)
       return run_row(args, info_.num_multiprocessors, launcher_);
     if (stored == Stored::kBF16 && run_stream(args, info_, launcher_)) return;

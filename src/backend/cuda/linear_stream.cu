@@ -35,6 +35,10 @@ constexpr int kGroupRows = 64;                          // of x, a warpgroup's
 constexpr int kMostStages = 24;
 constexpr int kStageBudget = 200 << 10;
 
+/// Floats from row to row of what one block of a cluster is sent by another: the eights of a tile's
+/// columns that it adds up, and eight more against meetings in a bank.
+constexpr int exchange_pitch(int tile, int split) { return (tile / 8 + split - 1) / split * 8 + 8; }
+
 struct StreamArgs {
   LinearArgs linear;
   int num_tiles, num_stages;
@@ -255,7 +259,7 @@ __global__ void __launch_bounds__(kGroups * 128 + kWarp, 1)
 
     constexpr int kEights = kTile / 8;
     if constexpr (kSplit > 1) {  // one tile a cluster, and all stages are done with
-      constexpr int kPitch = (kEights + kSplit - 1) / kSplit * 8 + 8;
+      constexpr int kPitch = exchange_pitch(kTile, kSplit);
       const uint32_t slot_bytes = args.x_rows * kPitch * 4;
       const auto place = [&](int from, int row, int eight) {
         return stages + from * slot_bytes + (row * kPitch + eight / kSplit * 8 + lane % 4 * 2) * 4;
@@ -364,7 +368,7 @@ bool run(const LinearArgs& args, int num_multiprocessors, Launcher& launcher) {
   const int tail_bytes = (groups * kGroupRows - stream.x_rows) * kRowBytes + 1024;
   stream.num_stages = std::min(kMostStages, (kStageBudget - tail_bytes) / stage_bytes);
   const int exchange_bytes =
-      kSplit > 1 ? kSplit * stream.x_rows * ((kTile / 8 + kSplit - 1) / kSplit * 8 + 8) * 4 : 0;
+      kSplit > 1 ? kSplit * stream.x_rows * exchange_pitch(kTile, kSplit) * 4 : 0;
   CUtensorMap weights, x;
   if (!encode(weights, args.weight, args.n, args.k, args.weight_stride, kTile) ||
       !encode(x, args.x, args.rows, args.k, 2 * args.x_stride, stream.x_rows)) {
